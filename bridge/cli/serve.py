@@ -1,0 +1,124 @@
+"""The command line of ``serve``: flags and environment to :class:`ServeOptions`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bridge.cli.flags import Parser, Usage
+from bridge.options import ServeOptions
+
+_DESCRIPTION = "Be a worker: read requests from stdin, one JSON object a line, and write chunks to stdout."
+
+#: Environment variables and the option each gives a default for.
+ENVIRONMENT = {
+    "DSPY_BRIDGE_MODEL": "model",
+    "DSPY_BRIDGE_API_BASE": "api_base",
+    "DSPY_BRIDGE_SCRIPT": "script",
+    "DSPY_BRIDGE_LOG_LEVEL": "log_level",
+}
+_CHOICES = {
+    "framing": ("lines", "packet4"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("json", "text"),
+    "adapter": ("chat", "json", "xml"),
+}
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise ValueError
+        return value
+
+    integer.__name__ = f"integer of at least {minimum}"
+    return integer
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e10:
+        raise ValueError
+    return value
+
+
+def _pace(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e10:
+        raise ValueError
+    return value
+
+
+#: Name, metavar (None for a switch), type, help; in the order ``--help`` shows them.
+_FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
+    ("framing", "HOW", str, "lines (JSON and LF) or packet4 (Erlang's {packet, 4})"),
+    ("model", "MODEL", str, "default language model, such as openai/gpt-4o-mini (DSPY_BRIDGE_MODEL)"),
+    ("api_base", "URL", str, "address of the model's API (DSPY_BRIDGE_API_BASE)"),
+    ("adapter", "NAME", str, "how prompts are written: chat, json or xml"),
+    ("script", "FILE", str, "canned answers for the model 'scripted' (DSPY_BRIDGE_SCRIPT)"),
+    ("script_tokens_per_s", "N", _pace, "pace of the scripted model's tokens; 0 is at once"),
+    ("cache_dir", "DIR", str, "keep answers of language models on disk in DIR"),
+    ("memory_cache_entries", "N", _at_least(1), "answers of language models kept in memory"),
+    ("preload", None, str, "import DSPy right after ready instead of on first use"),
+    ("log_level", "LEVEL", str, "debug, info, warning or error (DSPY_BRIDGE_LOG_LEVEL)"),
+    ("log_format", "HOW", str, "json (a line each) or text (for people)"),
+    ("log_file", "FILE", str, "append the log to FILE instead of stderr"),
+    ("debug", None, str, "add tracebacks to error chunks (details.traceback)"),
+    ("max_line_bytes", "N", _at_least(1024), "longest line, both ways"),
+    ("max_depth", "N", _at_least(8), "deepest nesting, both ways"),
+    ("max_inflight", "N", _at_least(1), "requests running at once"),
+    ("max_queued", "N", _at_least(0), "requests waiting"),
+    ("max_queued_bytes", "N", _at_least(0), "bytes of args of the requests waiting"),
+    ("max_requests", "N", _at_least(1), "recycle after N requests"),
+    ("max_rss_mb", "N", _at_least(1), "recycle when the process is larger than N MB"),
+    ("max_age_s", "S", _seconds, "recycle after S seconds"),
+    ("grace_ms", "MS", _at_least(0), "how long a drain may take"),
+    ("die_with_parent", None, str, "have the kernel kill the worker with the thread that started it"),
+    ("no_parent_watch", None, str, "go on when the parent process ends while stdin is open"),
+)
+
+
+def parse_serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ServeOptions:
+    """The options that the words after ``serve`` and the environment ask for.
+
+    :raises Usage: for unknown flags and values out of range, saying what is right.
+    """
+    namespace = _parser().parse(argv)
+    values: dict[str, Any] = {
+        name: environ[variable] for variable, name in ENVIRONMENT.items() if environ.get(variable)
+    }
+    values.update({name: value for name, value in vars(namespace).items() if value is not None})
+    values["commands"] = tuple(values.pop("commands", None) or ())
+    values["parent_watch"] = not values.pop("no_parent_watch", False)
+    for name, allowed in _CHOICES.items():
+        if values.get(name, allowed[0]) not in allowed:
+            raise Usage(f"{_flag(name)} must be one of {', '.join(allowed)}, not {values[name]!r}.")
+    return ServeOptions(**values)
+
+
+def print_help() -> int:
+    """Show the flags on stdout; gives the exit code."""
+    print(_parser().format_help(), end="")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("dspy-bridge serve", _DESCRIPTION)
+    defaults = ServeOptions()
+    for name, metavar, kind, text in _FLAGS:
+        if metavar is None:
+            parser.add_argument(_flag(name), dest=name, action="store_true", default=None, help=text)
+            continue
+        if (default := getattr(defaults, name)) not in (None, 0.0):
+            text = f"{text} (default: {default})"
+        parser.add_argument(_flag(name), dest=name, metavar=metavar, type=kind, help=text)
+    parser.add_argument(
+        "--commands", metavar="MODULE", action="append", help="import MODULE for its commands (may be repeated)"
+    )
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,15 @@
+"""The built-in commands. Importing this package is light; DSPy comes with the first request for it."""
+
+from __future__ import annotations
+
+from bridge.options import ServeOptions
+
+#: The modules that register the built-in commands, in the order ``ready`` lists them.
+MODULES = ("bridge.commands.core", "bridge.commands.configure", "bridge.commands.predict")
+
+
+def preload(options: ServeOptions) -> None:
+    """Begin to import DSPy in a thread of its own."""
+    from bridge.dspy_runtime import loader
+
+    loader.start_background(options)

@@ -1,0 +1,1 @@
+"""Everything that touches DSPy. Importing this package imports none of it."""

@@ -1,0 +1,104 @@
+"""DSPy's adapters, with the same output for less work.
+
+A system message depends on the signature alone and is made once; a plain string needs no serializer. Tests hold
+every message against the stock adapters'.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from dspy.adapters import Adapter, ChatAdapter, JSONAdapter, XMLAdapter
+from dspy.adapters.utils import format_field_value
+from dspy.signatures.signature import Signature
+
+MAX_SYSTEM_MESSAGES = 256
+
+
+class _Remembered(ChatAdapter):
+    """System messages by signature, the least recently used dropped first."""
+
+    _system_messages: OrderedDict[Any, str]
+    _requirements: OrderedDict[Any, str]
+
+    def format_system_message(self, signature: type[Signature]) -> str:
+        key = (signature, signature.__doc__)  # instructions can be assigned to
+        return _remember(self.__dict__.setdefault("_system_messages", OrderedDict()), key, self._system, signature)
+
+    def user_message_output_requirements(self, signature: type[Signature]) -> str:
+        known = self.__dict__.setdefault("_requirements", OrderedDict())
+        return _remember(known, signature, super().user_message_output_requirements, signature)
+
+    def _system(self, signature: type[Signature]) -> str:
+        return str(super().format_system_message(signature))
+
+
+class FastChatAdapter(_Remembered):
+    """:class:`dspy.ChatAdapter`, and its ways with strings and integers in user messages."""
+
+    def format_user_message_content(
+        self,
+        signature: type[Signature],
+        inputs: dict[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        messages = [prefix, *_sections(signature, inputs)]
+        if main_request:
+            messages.append(self.user_message_output_requirements(signature))
+        messages.append(suffix)
+        return "\n\n".join(messages).strip()
+
+
+class FastJSONAdapter(_Remembered, JSONAdapter):
+    """:class:`dspy.JSONAdapter`; its user messages are the chat adapter's."""
+
+    format_user_message_content = FastChatAdapter.format_user_message_content
+
+
+class FastXMLAdapter(_Remembered, XMLAdapter):
+    """:class:`dspy.XMLAdapter`."""
+
+
+# DSPy wraps format and parse of every subclass anew, so that callbacks would run once per level.
+for _fast, _stock in ((_Remembered, ChatAdapter), (FastChatAdapter, ChatAdapter)):
+    _fast.format, _fast.parse = _stock.format, _stock.parse
+FastJSONAdapter.format, FastJSONAdapter.parse = JSONAdapter.format, JSONAdapter.parse
+FastXMLAdapter.format, FastXMLAdapter.parse = XMLAdapter.format, XMLAdapter.parse
+
+_CLASSES: dict[str, type[ChatAdapter]] = {"chat": FastChatAdapter, "json": FastJSONAdapter, "xml": FastXMLAdapter}
+_instances: dict[str, Adapter] = {}
+
+
+def adapter(name: str) -> Adapter:
+    """The shared adapter ``chat``, ``json`` or ``xml``.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if name not in _instances:
+        _instances[name] = _CLASSES[name]()
+    return _instances[name]
+
+
+def _sections(signature: type[Signature], inputs: dict[str, Any]) -> list[str]:
+    sections = []
+    for name, field in signature.input_fields.items():
+        if name in inputs:
+            value = inputs[name]
+            text = value if type(value) is str else format_field_value(field_info=field, value=value)
+            sections.append(f"[[ ## {name} ## ]]\n{text}")
+    return sections
+
+
+def _remember(known: OrderedDict[Any, str], key: Any, make: Any, signature: type[Signature]) -> str:
+    if key in known:
+        known.move_to_end(key)
+        return known[key]
+    text = str(make(signature))
+    known[key] = text
+    if len(known) > MAX_SYSTEM_MESSAGES:
+        known.popitem(last=False)
+    return text

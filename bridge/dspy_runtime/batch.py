@@ -1,0 +1,131 @@
+"""Running many items: some at a time, results handed out as they are wanted. Knows nothing of DSPy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from bridge.errors import BridgeError
+
+#: Results that may wait for the host before no further item is begun.
+WINDOW = 32
+#: Finished items, per one running, that may wait for an earlier one when results are wanted in order.
+LOOK_AHEAD = 8
+MIN_LOOK_AHEAD = 64
+
+
+class Outcome(msgspec.Struct):
+    """What became of one item: ``output`` or ``error``, and what its LM calls cost."""
+
+    index: int
+    usage: dict[str, int]
+    output: dict[str, Any] | None = None
+    error: BridgeError | None = None
+
+
+class Batch:
+    """``total`` items, at most ``concurrency`` of them running."""
+
+    def __init__(self, total: int, concurrency: int, *, ordered: bool, max_errors: int | None = None) -> None:
+        self._total = total
+        self._workers = min(total, concurrency)
+        self._ordered = ordered
+        self._max_errors = max_errors
+        self._look_ahead = max(MIN_LOOK_AHEAD, LOOK_AHEAD * concurrency)
+        self._begun = 0
+        self._finished = 0
+        self._errors = 0
+        self._next_in_order = 0
+        self._ready: deque[Outcome] = deque()
+        self._early: dict[int, Outcome] = {}
+        self._room = asyncio.Event()
+        self._news = asyncio.Event()
+        self._crash: BaseException | None = None
+        #: Whether ``max_errors`` ended the batch before its last item.
+        self.stopped = False
+
+    async def run(self, worker: Callable[[int, Batch], Awaitable[None]]) -> AsyncIterator[Outcome]:
+        """Start the workers and yield outcomes until all are out; leaving early cancels what still runs.
+
+        ``worker(number, batch)`` is to loop over :meth:`next_index` and :meth:`finish`.
+        """
+        tasks = [asyncio.ensure_future(worker(number, self)) for number in range(self._workers)]
+        for task in tasks:
+            task.add_done_callback(self._worker_ended)
+        given = 0
+        try:
+            while given < self._total:
+                if stopping := self.stopped:
+                    await _cancel(tasks)
+                    self._flush()
+                while self._ready:
+                    outcome = self._ready.popleft()
+                    self._make_room()
+                    given += 1
+                    yield outcome
+                if self._crash is not None:
+                    raise self._crash
+                if stopping:
+                    return
+                if given < self._total and not self.stopped:
+                    self._news.clear()
+                    await self._news.wait()
+        finally:
+            await _cancel(tasks)
+
+    async def next_index(self) -> int | None:
+        """The next item to run, once there is room for its result; None when there is none left."""
+        # An LM that answers at once would otherwise never let another request have the loop.
+        await asyncio.sleep(0)
+        while self._begun < self._total and not self.stopped:
+            if self._has_room():
+                self._begun += 1
+                return self._begun - 1
+            self._room.clear()
+            await self._room.wait()
+        return None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Hand in what became of an item."""
+        self._finished += 1
+        if outcome.error is not None:
+            self._errors += 1
+            if self._max_errors is not None and self._errors >= self._max_errors:
+                self.stopped = self._finished < self._total
+        if self._ordered:
+            self._early[outcome.index] = outcome
+            while self._next_in_order in self._early:
+                self._ready.append(self._early.pop(self._next_in_order))
+                self._next_in_order += 1
+            self._make_room()
+        else:
+            self._ready.append(outcome)
+        self._news.set()
+
+    def _has_room(self) -> bool:
+        return len(self._ready) < WINDOW and len(self._early) < self._look_ahead
+
+    def _make_room(self) -> None:
+        if self._has_room():
+            self._room.set()
+
+    def _flush(self) -> None:
+        """Make what finished ready, although earlier items never will."""
+        for index in sorted(self._early):
+            self._ready.append(self._early.pop(index))
+
+    def _worker_ended(self, task: asyncio.Future[None]) -> None:
+        error = BridgeError("A batch worker was cancelled.") if task.cancelled() else task.exception()
+        if error is not None and not self.stopped:
+            self._crash = self._crash or error
+            self._news.set()
+
+
+async def _cancel(tasks: list[asyncio.Future[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

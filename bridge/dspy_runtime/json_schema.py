@@ -1,0 +1,200 @@
+"""JSON Schema to annotations: objects become pydantic models.
+
+Covered: ``type`` (also a list of types), ``properties``, ``required``, ``additionalProperties``, ``items``,
+``prefixItems``, ``enum``, ``const``, ``anyOf``/``oneOf``, ``allOf`` of one, ``nullable``, ``$ref`` into ``$defs`` or
+``definitions``, ``default``, ``title``, ``description``, and the bounds of numbers, strings and arrays. Other
+keywords are refused rather than silently not enforced.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import types
+from typing import Annotated, Any, Literal, Optional, Union
+
+import pydantic
+
+MAX_DEPTH = 16
+MAX_PROPERTIES = 256
+TYPE_NAMES = ("string", "integer", "number", "boolean", "array", "object", "null")
+
+_SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None}
+_BOUNDS = {
+    "minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt", "multipleOf": "multiple_of",
+    "minLength": "min_length", "maxLength": "max_length", "minItems": "min_length", "maxItems": "max_length",
+}  # fmt: skip
+_SHAPE = {
+    "type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum", "const", "anyOf",
+    "oneOf", "allOf", "nullable", "$ref", "default",
+}  # fmt: skip
+_REMARKS = {
+    "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "desc", "examples", "example",
+    "deprecated", "readOnly", "writeOnly", "format",
+}  # fmt: skip
+KEYWORDS = frozenset(_SHAPE | _REMARKS | set(_BOUNDS))
+
+
+def looks_like_schema(value: dict[str, Any]) -> bool:
+    """Whether an object that describes a field is a JSON Schema rather than ``{"type": "list[str]", "desc": …}``."""
+    kind = value.get("type")
+    if isinstance(kind, list) or kind in TYPE_NAMES:
+        return True
+    return not isinstance(kind, (str, dict)) and any(name in _SHAPE | {"$defs"} for name in value)
+
+
+def annotation(schema: Any, name: str) -> Any:
+    """The annotation for a field called ``name`` whose values ``schema`` describes.
+
+    Raises:
+        ValueError: the schema is malformed, too deep, recursive, or uses what is not covered.
+    """
+    definitions: dict[str, Any] = {}
+    if isinstance(schema, dict):
+        for holder in ("$defs", "definitions"):
+            found = schema.get(holder, {})
+            if not isinstance(found, dict):
+                raise ValueError(f"{holder} must be an object")
+            definitions |= {f"#/{holder}/{key}": value for key, value in found.items()}
+    return _Reader(definitions).read(schema, _class_name(name), (), 0)
+
+
+class _Reader:
+    def __init__(self, definitions: dict[str, Any]) -> None:
+        self._definitions = definitions
+        self._done: dict[str, Any] = {}
+        self._properties = 0
+
+    def read(self, schema: Any, name: str, refs: tuple[str, ...], depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError("the schema is nested too deeply")
+        if schema is True or schema == {}:
+            return Any
+        if not isinstance(schema, dict):
+            raise ValueError("a JSON Schema must be an object")
+        if unknown := sorted(set(schema) - KEYWORDS):
+            raise ValueError(f"the JSON Schema keyword {unknown[0]!r} is not supported")
+        found = self._core(schema, name, refs, depth)
+        return Optional[found] if schema.get("nullable") is True else found  # noqa: UP045 built at run time
+
+    def _core(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
+        if "$ref" in schema:
+            return self._ref(schema["$ref"], refs, depth)
+        if "enum" in schema or "const" in schema:
+            return _literal(schema["enum"] if "enum" in schema else [schema["const"]])
+        for combination in ("anyOf", "oneOf", "allOf"):
+            if combination in schema:
+                return self._combined(combination, schema[combination], name, refs, depth)
+        kind = schema.get("type", _implied(schema))
+        if isinstance(kind, list):
+            choices = [{**schema, "type": each} for each in kind]
+            return self._combined("type", choices, name, refs, depth)
+        if kind == "array":
+            return _bounded(self._array(schema, name, refs, depth), schema)
+        if kind == "object":
+            return self._object(schema, name, refs, depth)
+        if not isinstance(kind, str) or kind not in _SCALARS:
+            raise ValueError(f"unknown JSON Schema type {kind!r}")
+        return _bounded(_SCALARS[kind], schema)
+
+    def _ref(self, ref: Any, refs: tuple[str, ...], depth: int) -> Any:
+        if not isinstance(ref, str) or ref not in self._definitions:
+            raise ValueError(f"$ref {ref!r} leads nowhere; only $defs of the same schema can be meant")
+        if ref in refs:
+            raise ValueError(f"$ref {ref!r} leads back to itself")
+        if ref not in self._done:
+            target = ref.rpartition("/")[2]
+            self._done[ref] = self.read(self._definitions[ref], _class_name(target), (*refs, ref), depth + 1)
+        return self._done[ref]
+
+    def _combined(self, keyword_: str, choices: Any, name: str, refs: tuple[str, ...], depth: int) -> Any:
+        if not isinstance(choices, list) or not choices or len(choices) > MAX_PROPERTIES:
+            raise ValueError(f"{keyword_} must be a list of 1 to {MAX_PROPERTIES}")
+        if keyword_ == "allOf" and len(choices) > 1:
+            raise ValueError("allOf of several schemas is not supported")
+        names = [name] if len(choices) == 1 else [f"{name}{number}" for number in range(1, len(choices) + 1)]
+        read = [self.read(choice, each, refs, depth + 1) for choice, each in zip(choices, names, strict=True)]
+        return Union[tuple(read)]
+
+    def _array(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
+        if "prefixItems" in schema:
+            prefix = schema["prefixItems"]
+            if not isinstance(prefix, list) or not prefix or len(prefix) > MAX_PROPERTIES:
+                raise ValueError(f"prefixItems must be a list of 1 to {MAX_PROPERTIES}")
+            read = [self.read(each, f"{name}{i}", refs, depth + 1) for i, each in enumerate(prefix)]
+            return types.GenericAlias(tuple, tuple(read))
+        item = self.read(schema.get("items", {}), f"{name}Item", refs, depth + 1)
+        return types.GenericAlias(list, (item,))
+
+    def _object(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        extra = schema.get("additionalProperties")
+        if not isinstance(properties, dict) or not isinstance(required, list):
+            raise ValueError("properties must be an object and required a list")
+        if not properties:
+            inner = Any if extra in (None, True, False) else self.read(extra, f"{name}Value", refs, depth + 1)
+            return types.GenericAlias(dict, (str, inner))
+        self._properties += len(properties)
+        if self._properties > MAX_PROPERTIES:
+            raise ValueError(f"the schema has more than {MAX_PROPERTIES} properties")
+        if missing := [each for each in required if each not in properties]:
+            raise ValueError(f"required names {missing[0]!r}, which is no property")
+        fields: dict[str, Any] = {}
+        for number, (key, value) in enumerate(properties.items()):
+            read = self.read(value, name + _class_name(key), refs, depth + 1)
+            fields[_field_name(key, number)] = _field(key, value, read, key in required)
+        config = pydantic.ConfigDict(
+            extra="allow" if extra not in (None, False) else "forbid" if extra is False else "ignore",
+            populate_by_name=True, serialize_by_alias=True, protected_namespaces=(),
+        )  # fmt: skip
+        return pydantic.create_model(name, __config__=config, **fields)
+
+
+def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
+    about = schema if isinstance(schema, dict) else {}
+    description = about.get("description") or about.get("desc")
+    settings: dict[str, Any] = {"description": description} if isinstance(description, str) else {}
+    if _field_name(key, 0) != key:
+        settings["alias"] = key
+    if required:
+        return read, pydantic.Field(**settings)
+    if "default" in about:
+        return read, pydantic.Field(default=about["default"], **settings)
+    return Optional[read], pydantic.Field(default=None, **settings)
+
+
+def _literal(values: Any) -> Any:
+    if not isinstance(values, list) or not values or len(values) > 1000:
+        raise ValueError("enum must be a list of 1 to 1000 values")
+    if not all(value is None or isinstance(value, (str, int)) for value in values):
+        raise ValueError("enum and const take strings, whole numbers, booleans and null")
+    return Literal[tuple(values)]
+
+
+def _bounded(found: Any, schema: dict[str, Any]) -> Any:
+    bounds: dict[str, Any] = {}
+    for name, argument in _BOUNDS.items():
+        if name in schema:
+            value = schema[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a number")
+            bounds[argument] = value
+    return Annotated[found, pydantic.Field(**bounds)] if bounds else found
+
+
+def _implied(schema: dict[str, Any]) -> str:
+    if "properties" in schema or "additionalProperties" in schema:
+        return "object"
+    if "items" in schema or "prefixItems" in schema:
+        return "array"
+    raise ValueError("a JSON Schema needs a type")
+
+
+def _field_name(key: str, number: int) -> str:
+    plain = key.isidentifier() and not keyword.iskeyword(key) and not key.startswith("_")
+    return key if plain and not hasattr(pydantic.BaseModel, key) else f"property_{number}"
+
+
+def _class_name(name: str) -> str:
+    words = "".join(char if char.isascii() and char.isalnum() else " " for char in name).split()
+    return "".join(word[:1].upper() + word[1:] for word in words)[:60] or "Value"

@@ -1,0 +1,139 @@
+"""Importing DSPy once, in the background, and setting it up for a server that runs many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError
+from bridge.options import ServeOptions
+from bridge.redact import add_secret
+
+if TYPE_CHECKING:
+    from bridge.dspy_runtime.runtime import Runtime
+
+_log = logging.getLogger("bridge.dspy")
+_lock = threading.Lock()
+_loading: Future[Runtime] | None = None
+
+# OPENAI_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY …: whatever a provider's SDK may read.
+_SECRET_VARIABLE = re.compile(r"(_|^)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|SECRET_ACCESS_KEY)$")
+
+
+def start_background(options: ServeOptions) -> Future[Runtime]:
+    """Begin to load DSPy in a thread of its own, unless that was done before."""
+    global _loading
+    with _lock:
+        failed = _loading is not None and _loading.done() and _loading.exception() is not None
+        if _loading is None or failed:
+            _loading = Future()
+            arguments = (options, _loading)
+            threading.Thread(target=_load_into, args=arguments, name="load-dspy", daemon=True).start()
+        return _loading
+
+
+def load(options: ServeOptions) -> Runtime:
+    """DSPy, ready for use; blocks until it is. All callers get the same, set up with the first one's options.
+
+    Raises:
+        BridgeError: it can not be imported.
+    """
+    return start_background(options).result()
+
+
+async def runtime(options: ServeOptions) -> Runtime:
+    """What :func:`load` returns, without blocking the loop."""
+    loading = start_background(options)
+    if not loading.done():
+        # One waiter's cancellation must not cancel the load for the others.
+        await asyncio.shield(asyncio.wrap_future(loading))
+    loaded = loading.result()
+    loaded.install(asyncio.get_running_loop())
+    return loaded
+
+
+def snapshot() -> dict[str, Any]:
+    """What is loaded and configured, for ``stats``: ``{"loaded": bool, "lms": {name: {...}}}``. No secrets."""
+    loading = _loading
+    if loading is None or not loading.done() or loading.exception() is not None:
+        return {"loaded": False, "lms": {}}
+    return {"loaded": True, **loading.result().lms.snapshot()}
+
+
+def versions() -> dict[str, str]:
+    """The versions of DSPy and, if they are there, what it stands on. Imports none of them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("dspy", "pydantic", "litellm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def remember_secrets() -> None:
+    """Have the values of all variables that look like keys removed from what the process says."""
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name.upper()):
+            add_secret(value)
+
+
+def _load_into(options: ServeOptions, result: Future[Runtime]) -> None:
+    try:
+        result.set_result(_load(options))
+    except BaseException as error:
+        _log.warning("DSPy can not be loaded", exc_info=error)
+        failure = BridgeError(f"DSPy can not be loaded ({type(error).__name__}: {error}).")
+        failure.__cause__ = error
+        result.set_exception(failure)
+
+
+def _load(options: ServeOptions) -> Runtime:
+    remember_secrets()
+    # Otherwise the first call fetches a price list from the internet.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import dspy
+
+    _quiet_logging()
+    _settings(dspy)
+    dspy.configure_cache(
+        enable_disk_cache=options.cache_dir is not None,
+        enable_memory_cache=True,
+        disk_cache_dir=options.cache_dir,
+        memory_max_entries=options.memory_cache_entries,
+        restrict_pickle=True,
+    )
+    from bridge.dspy_runtime.runtime import Runtime
+
+    return Runtime(options)
+
+
+def _settings(dspy: Any) -> None:
+    """Keep neither traces nor histories: both grow with every call, across requests."""
+    try:
+        dspy.configure(trace=None, disable_history=True, warn_on_type_mismatch=False)
+    except RuntimeError:
+        # Someone's command module configured DSPy from another thread. Requests set what matters themselves.
+        _log.warning("DSPy was configured elsewhere first; its traces and histories may grow")
+
+
+def _quiet_logging() -> None:
+    """Have DSPy log through the root logger instead of writing to stderr itself."""
+    logger = logging.getLogger("dspy")
+    for handler in [*logger.handlers]:
+        logger.removeHandler(handler)
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
+def is_imported() -> bool:
+    """Whether DSPy is (being) imported in this process."""
+    return "dspy" in sys.modules

@@ -1,0 +1,85 @@
+"""Running a predictor over the items of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from bridge.dspy_runtime.batch import Batch, Outcome
+from bridge.dspy_runtime.errors import to_bridge_error
+from bridge.dspy_runtime.usage import CallUsage, no_usage
+from bridge.errors import BridgeError, invalid_args
+
+if TYPE_CHECKING:
+    from bridge.dspy_runtime.lm import Lease
+    from bridge.dspy_runtime.runtime import Runtime
+    from bridge.dspy_runtime.signatures import CompiledSignature
+
+MODULES = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
+
+
+def make_module(name: str, compiled: CompiledSignature) -> dspy.Module:
+    """A program of one predictor.
+
+    Raises:
+        BridgeError: the signature has a field that the module adds itself.
+    """
+    if name == "chain_of_thought" and "reasoning" in compiled.signature.fields:
+        raise invalid_args('chain_of_thought adds the field "reasoning" itself.', "$.args.signature")
+    module: dspy.Module = MODULES[name](compiled.signature)
+    return module
+
+
+def settings(runtime: Runtime, lease: Lease) -> dict[str, Any]:
+    """What ``dspy.context`` is to be entered with for a request."""
+    return {
+        "lm": lease.lm,
+        "adapter": runtime.adapter(lease.adapter),
+        "trace": None,
+        "disable_history": True,
+        "warn_on_type_mismatch": False,  # inputs are checked before
+        "send_stream": None,
+    }
+
+
+class ItemRunner:
+    """Gives a batch its workers: each sets DSPy up once and then runs item after item."""
+
+    def __init__(
+        self,
+        module: dspy.Module,
+        compiled: CompiledSignature,
+        items: list[dict[str, Any]],
+        config: dict[str, Any],
+        context: dict[str, Any],
+        lane: Callable[[int], Any],
+    ) -> None:
+        self._module = module
+        self._compiled = compiled
+        self._items = items
+        self._extra = {"config": config} if config else {}
+        self._context = context
+        self._lane = lane
+
+    def worker(self, number: int, batch: Batch) -> Coroutine[Any, Any, None]:
+        """The worker ``number`` of ``batch``; the number says which of the LM's connections it uses."""
+        return self._work(self._lane(number), batch)
+
+    async def _work(self, lm: Any, batch: Batch) -> None:
+        usage = CallUsage()
+        with dspy.context(**{**self._context, "lm": lm, "usage_tracker": usage}):
+            while (index := await batch.next_index()) is not None:
+                batch.finish(await self._run(index, usage))
+
+    async def _run(self, index: int, usage: CallUsage) -> Outcome:
+        try:
+            inputs = self._compiled.coerce(self._items[index], f"$.args.items[{index}]")
+        except BridgeError as error:
+            return Outcome(index, no_usage(), error=error)
+        try:
+            prediction = await self._module.acall(**inputs, **self._extra)
+        except Exception as error:
+            return Outcome(index, usage.take(), error=to_bridge_error(error))
+        return Outcome(index, usage.take(), output=dict(prediction.items()))

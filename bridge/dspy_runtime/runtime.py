@@ -1,0 +1,58 @@
+"""DSPy as a request finds it: language models, signatures and adapters, each made once and shared."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from bridge.dspy_runtime import adapters, executor
+from bridge.dspy_runtime.lm import LmStore
+from bridge.dspy_runtime.lm_build import is_plain
+from bridge.dspy_runtime.signatures import SignatureCache
+
+if TYPE_CHECKING:
+    from dspy.adapters import Adapter
+
+    from bridge.options import ServeOptions
+
+_log = logging.getLogger("bridge.dspy")
+
+
+class Runtime:
+    """One per process. Its methods are called on the loop's thread."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self.options = options
+        self.lms = LmStore(options)
+        self.signatures = SignatureCache()
+        self._inline = _inline_steps()
+
+    def adapter(self, name: str) -> Adapter:
+        """The shared adapter ``chat``, ``json`` or ``xml``."""
+        return adapters.adapter(name)
+
+    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have DSPy's small steps run on ``loop`` without a thread."""
+        if self._inline:
+            executor.install(loop, self._inline)
+
+
+def _inline_steps() -> dict[Any, Any]:
+    """DSPy's functions that only compute, and when. Empty if this DSPy has others: it is then merely slower."""
+    try:
+        from dspy.clients.capabilities import capabilities
+        from dspy.clients.engines.lm15_engine import AsyncLM15Engine
+        from dspy.clients.execution import _price_result, prepare
+
+        target = AsyncLM15Engine._target
+    except (ImportError, AttributeError):
+        _log.info("DSPy's calls are not as known; its small steps run in threads")
+        return {}
+    return {
+        # An explicit Request may name local files to read.
+        prepare: lambda lm, *args, **kwargs: "request" not in kwargs and is_plain(lm),
+        capabilities: executor.FirstInThread(is_plain),
+        _price_result: executor.FirstInThread(is_plain),
+        target: executor.FirstInThread(),
+    }

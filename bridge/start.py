@@ -1,0 +1,68 @@
+"""Starting a worker: options, logging, commands. Every failure here is said on stderr and exits with 2."""
+
+from __future__ import annotations
+
+import sys
+
+from bridge.cli.flags import Usage
+from bridge.cli.serve import parse_serve
+from bridge.commands import MODULES
+from bridge.entry_points import find_command_modules
+from bridge.options import ServeOptions
+from bridge.registry import RegistrationError, Registry, default, load_module
+from bridge.telemetry import LogWriter, say, set_up_logging
+
+USAGE = 2
+
+
+def start_worker(words: list[str], stdin: int, stdout: int) -> int:
+    """Run a worker with the command line ``words`` on two private descriptors; gives the exit code."""
+    try:
+        options = parse_serve(words)
+        logs = _set_up(options)
+        registry = load_commands(options)
+    except (Usage, RegistrationError) as error:
+        say(f"dspy-bridge: {error}")
+        return USAGE
+    from bridge.worker.worker import serve
+
+    return serve(options, registry, stdin, stdout, logs)
+
+
+def load_commands(options: ServeOptions) -> Registry:
+    """The built-in commands, the operator's modules, and what installed packages bring.
+
+    :raises RegistrationError: when a module can not be loaded or a name is taken.
+    """
+    if "" not in sys.path and "." not in sys.path:
+        sys.path.append("")  # `--commands my_module` finds a module beside the operator's shell
+    for module in (*MODULES, *options.commands, *find_command_modules()):
+        load_module(module)
+    default.check()
+    return default
+
+
+def _set_up(options: ServeOptions) -> LogWriter:
+    if options.die_with_parent:
+        from bridge.worker.watcher import die_with_parent
+
+        try:
+            die_with_parent()
+        except OSError as error:
+            raise Usage(f"--die-with-parent can not be had here: {error.strerror}") from None
+    if options.script is not None:
+        from bridge.dspy_runtime.script_file import check_script
+
+        try:
+            check_script(options.script)
+        except ValueError as error:
+            raise Usage(str(error)) from None
+    try:
+        return set_up_logging(
+            level=options.log_level,
+            as_json=options.log_format == "json",
+            log_file=options.log_file,
+            debug=options.debug,
+        )
+    except OSError as error:
+        raise Usage(f"the log file {options.log_file} can not be written: {error.strerror}") from None

@@ -1,0 +1,125 @@
+"""Writing chunks: whatever a handler yields becomes one framed line in a byte buffer.
+
+This is the hot path. A chunk is encoded once, by orjson, behind a head made once per request; the
+object's opening brace is overwritten by the comma that joins the two. (orjson's result is copied at
+once: kept, it would hold 4 KB for a small object.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from bridge.errors import BridgeError, Code
+from bridge.wire.codec import ENCODE_OPTIONS, encode_plainly, escape_separators, exceeds_depth
+from bridge.wire.fallback import convert, key_text, plain
+from bridge.wire.framing import LENGTH_BYTES
+from bridge.wire.messages import Final_, RequestId
+
+RESERVED: Final = frozenset({"id", "seq", "done"})
+_COMMA: Final = ord(",")
+_DONE: Final = b',"done":true}'
+#: Room for ``seq``'s digits and ``done``, beyond the head and the payload.
+_AROUND: Final = 32
+_dumps = orjson.dumps
+
+
+class ChunkFormat:
+    """How chunks are written on one connection: framing and limits."""
+
+    __slots__ = ("_max_bytes", "_max_depth", "_packet4", "_small")
+
+    def __init__(self, *, framing: str, max_line_bytes: int, max_depth: int) -> None:
+        self._packet4 = framing == "packet4"
+        self._max_bytes = max_line_bytes
+        self._max_depth = max_depth
+        # A chunk of fewer bytes can be neither too deep (a level takes two brackets) nor, with every
+        # separator escaped (three bytes become six), too long.
+        self._small = min(2 * max_depth, max_line_bytes // 2)
+
+    def head(self, request_id: RequestId) -> bytes:
+        """The start of every chunk of a request, with a ``%d`` for ``seq``."""
+        return b'{"id":' + _dumps(request_id).replace(b"%", b"%%") + b',"seq":%d'
+
+    def append(self, out: bytearray, head: bytes, seq: int, payload: Any, done: bool = False) -> None:
+        """Append one chunk, framed, to ``out``. Never fails, whatever ``payload`` is."""
+        if (
+            payload.__class__ is not dict
+            or payload.get("type").__class__ is not str
+            or "id" in payload
+            or "seq" in payload
+            or "done" in payload
+        ):
+            payload = self.mapping(payload)
+        try:
+            encoded = _dumps(payload, convert, ENCODE_OPTIONS)
+        except (orjson.JSONEncodeError, RecursionError):
+            encoded = self._rebuilt(payload)
+        if len(encoded) > self._small:
+            encoded = self._checked(encoded, len(head), payload)
+        if self._packet4:
+            self._append_packet(out, head % seq + b"," + encoded[1:-1] + (_DONE if done else b"}"))
+            return
+        out += head % seq
+        join = len(out)
+        out += encoded
+        out[join] = _COMMA
+        if done:
+            out[-1:] = _DONE
+        out += b"\n"
+
+    def append_unbound(self, out: bytearray, payload: Mapping[str, Any]) -> None:
+        """Append a chunk that belongs to no request (``"id":null``, no ``seq``, no ``done``)."""
+        line = b'{"id":null,' + encode_plainly(payload, self._max_depth)[1:]
+        if self._packet4:
+            self._append_packet(out, line)
+        else:
+            out += line + b"\n"
+
+    def mapping(self, payload: Any) -> dict[str, Any]:
+        """A handler's value as a chunk's fields: with a ``type``, without reserved keys."""
+        if isinstance(payload, Final_):
+            payload = payload.payload
+        if isinstance(payload, msgspec.Struct):
+            payload = convert(payload)
+        if not isinstance(payload, Mapping):
+            return {"type": "chunk", "value": payload}
+        fields = {key_text(key): value for key, value in payload.items()}
+        for name in RESERVED & fields.keys():
+            del fields[name]
+        kind = fields.get("type")
+        if isinstance(kind, str):
+            return {**fields, "type": str(kind)}
+        return {"type": "chunk", **{key: value for key, value in fields.items() if key != "type"}}
+
+    def _rebuilt(self, payload: Any) -> bytes:
+        """The payload by the slow way; keys that only now are strings may not shadow the worker's."""
+        return encode_plainly(self.mapping(plain(payload, self._max_depth)), self._max_depth)
+
+    def _checked(self, encoded: bytes, head_size: int, payload: Any) -> bytes:
+        """A payload that is not small, or what stands in for it when it breaks a limit."""
+        if exceeds_depth(encoded, self._max_depth):
+            encoded = self._rebuilt(payload)
+        around = head_size + _AROUND
+        if (len(encoded) + around) * 2 > self._max_bytes:
+            size = len(escape_separators(encoded)) + around
+            if size > self._max_bytes:
+                return encode_plainly(_too_long(payload, size, self._max_bytes), self._max_depth)
+        return encoded
+
+    @staticmethod
+    def _append_packet(out: bytearray, line: bytes) -> None:
+        line = bytes(escape_separators(line))
+        out += len(line).to_bytes(LENGTH_BYTES, "big")
+        out += line
+
+
+def _too_long(payload: Any, size: int, maximum: int) -> dict[str, Any]:
+    message = f"A chunk of {size} bytes is over the limit for a line ({maximum} bytes) and was not sent."
+    details = {"limit": "max_line_bytes", "max": maximum, "size": size}
+    error = BridgeError(message, code=Code.LIMIT_EXCEEDED, details=details).to_chunk()
+    index = payload.get("index")
+    return {**error, "index": index} if isinstance(index, int) else error

@@ -1,0 +1,242 @@
+"""Lines to requests, payloads to lines. Pure functions over bytes.
+
+Decoding is msgspec's (a typed envelope, ``args`` left raw for the command's own Struct, integers of any
+size exact). Encoding is orjson's: beside msgspec it is equal at 80 bytes and three times as fast at
+10 KB, and it refuses what the wire's rules treat otherwise (keys that are no strings, integers beyond
+64 bits, lone surrogates), which then takes the slow path.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+from bridge.errors import BridgeError, Code, invalid_args
+from bridge.wire.fallback import plain
+from bridge.wire.messages import MAX_COUNT, MAX_ID_BYTES, MAX_ID_INTEGER, Envelope, RequestId
+
+T = TypeVar("T")
+
+ENCODE_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+_decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+
+# Possessive quantifiers keep this linear on hostile input; an unterminated string matches to the end.
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_UNKNOWN_FIELD: Final = re.compile(r"unknown field `(.*?)`")
+_MISSING_FIELD: Final = re.compile(r"missing required field `(.*?)`")
+
+
+class LineError(Exception):
+    """A line that is no request: what to tell the host, and the id if it could be read."""
+
+    def __init__(self, error: BridgeError, request_id: RequestId | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.request_id = request_id
+
+
+def decode_request(line: bytes, max_depth: int) -> Envelope:
+    """The request a line holds.
+
+    :raises LineError: ``parse_error`` for what is no JSON, ``invalid_request`` for a wrong envelope,
+        ``limit_exceeded`` for nesting deeper than ``max_depth``.
+    """
+    try:
+        request = _decode_envelope(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        request = _decode_carefully(line, max_depth)
+    if len(line) > 2 * max_depth and exceeds_depth(line, max_depth):
+        raise LineError(_too_deep(max_depth), _lenient_id(request.id))
+    _check_envelope(request)
+    return request
+
+
+def _decode_carefully(line: bytes, max_depth: int) -> Envelope:
+    """The way for lines the typed decoder refused: find out why, and whose they are."""
+    try:
+        if exceeds_depth(line, max_depth):
+            raise LineError(_too_deep(max_depth), _id_of_deep_line(line))
+        value = _decode_any(line)
+    except msgspec.DecodeError as error:
+        raise LineError(_parse_error(str(error))) from None
+    except UnicodeDecodeError as error:
+        raise LineError(_parse_error(f"invalid UTF-8 at byte {error.start}")) from None
+    if not isinstance(value, dict):
+        message = f"A request is a JSON object, not {json_type(value)}."
+        raise LineError(_invalid(message, "$"))
+    request_id = _lenient_id(value.get("id"))
+    try:  # a duplicate key's first value may be of the wrong type: only the last one counts
+        args = msgspec.Raw(msgspec.json.encode(value.pop("args", {})))
+        request = msgspec.convert(value, Envelope, strict=True)
+    except msgspec.ValidationError as error:
+        message, path = _explain(error)
+        raise LineError(_invalid(message, path), request_id) from None
+    request.args = args
+    return request
+
+
+def _check_envelope(request: Envelope) -> None:
+    if request.id is not None and not is_valid_id(request.id):
+        message = (
+            f"id must be a non-empty string of at most {MAX_ID_BYTES} bytes or an integer within ±2^53, "
+            f"not {json_type(request.id)}."
+        )
+        if isinstance(request.id, (str, int)) and not isinstance(request.id, bool):
+            message = message.replace(f", not {json_type(request.id)}", "")
+        raise LineError(_invalid(message, "$.id"))
+    for name in ("timeout_ms", "credit"):
+        count = getattr(request, name)
+        if count is not None and not 1 <= count <= MAX_COUNT:
+            message = f"{name} must be between 1 and 2^31, not {count if abs(count) < 10**20 else 'that large'}."
+            raise LineError(_invalid(message, f"$.{name}"), _lenient_id(request.id))
+
+
+def is_valid_id(value: object) -> bool:
+    """Whether ``value`` can be a request's id. A boolean or a float (``1.0``) is none."""
+    if isinstance(value, str):
+        return bool(value) and (len(value) <= MAX_ID_BYTES // 4 or len(value.encode()) <= MAX_ID_BYTES)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return -MAX_ID_INTEGER <= value <= MAX_ID_INTEGER
+    return False
+
+
+def _lenient_id(value: Any) -> RequestId | None:
+    return value if is_valid_id(value) else None
+
+
+def _id_of_deep_line(line: bytes) -> RequestId | None:
+    """The id of a line msgspec finds too deep; orjson reads up to 1,024 levels."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return _lenient_id(value.get("id")) if isinstance(value, dict) else None
+
+
+def decode_args(raw: msgspec.Raw, args_type: type[T]) -> T:
+    """``args`` decoded into ``args_type``, a Struct or ``dict``.
+
+    :raises BridgeError: ``invalid_args`` with ``details.path``, or ``parse_error`` for bytes that the
+        envelope's decoder skipped over (invalid UTF-8, numbers out of range, lone surrogates).
+    """
+    decoder, unknown_allowed = _args_decoder(args_type)
+    try:
+        args = decoder.decode(raw)
+        if unknown_allowed:
+            _refuse_unknown(raw, args_type)
+    except msgspec.ValidationError as error:
+        message, path = _explain(error)
+        raise invalid_args(message, path.replace("$", "$.args", 1)) from None
+    except msgspec.DecodeError as error:
+        raise _parse_error(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _parse_error(f"invalid UTF-8 at byte {error.start} of a string in args") from None
+    except RecursionError:
+        raise BridgeError("The args are nested too deeply.", code=Code.LIMIT_EXCEEDED) from None
+    return args  # type: ignore[no-any-return]  # Decoder[T] loses T in the cache
+
+
+@functools.cache
+def _args_decoder(args_type: type) -> tuple[msgspec.json.Decoder[Any], bool]:
+    """The decoder for a type, and whether unknown keys must be looked for afterwards."""
+    config = getattr(args_type, "__struct_config__", None)
+    unknown_allowed = config is not None and not config.forbid_unknown_fields
+    target: Any = dict[str, Any] if args_type is dict else args_type
+    return msgspec.json.Decoder(target), unknown_allowed
+
+
+def _refuse_unknown(raw: msgspec.Raw, args_type: type) -> None:
+    known = set(args_type.__struct_encode_fields__)  # type: ignore[attr-defined]  # it is a Struct
+    if unknown := [key for key in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) if key not in known]:
+        raise msgspec.ValidationError(f"Object contains unknown field `{unknown[0]}`")
+
+
+def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """A sentence and a path (``$.items[0].text``) from msgspec's message."""
+    text = str(error)
+    message, separator, path = text.partition(" - at `")
+    path = path.rstrip("`") if separator else "$"
+    if path.startswith("key in "):
+        path = path.removeprefix("key in ").strip("`")
+    if unknown := _UNKNOWN_FIELD.search(message):
+        return f"Unknown field {unknown[1]!r}.", f"{path}.{unknown[1]}"
+    if missing := _MISSING_FIELD.search(message):
+        return f"The field {missing[1]!r} is missing.", f"{path}.{missing[1]}"
+    return f"{message.replace('`', '')} at {path}.", path
+
+
+def _parse_error(reason: str) -> BridgeError:
+    return BridgeError(f"The line is no valid JSON: {reason.removeprefix('JSON is malformed: ')}.", code=Code.PARSE_ERROR)
+
+
+def _invalid(message: str, path: str) -> BridgeError:
+    return BridgeError(message, code=Code.INVALID_REQUEST, details={"path": path})
+
+
+def _too_deep(max_depth: int) -> BridgeError:
+    details = {"limit": "max_depth", "max": max_depth}
+    message = f"The line is nested deeper than {max_depth} levels."
+    return BridgeError(message, code=Code.LIMIT_EXCEEDED, details=details)
+
+
+def json_type(value: object) -> str:
+    """The JSON name of a decoded value's type, with its article, for error messages."""
+    for kind, name in _JSON_TYPES:
+        if isinstance(value, kind):
+            return name
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+_JSON_TYPES: Final[tuple[tuple[type, str], ...]] = (
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a number with a fraction"),
+    (str, "a string"),
+    (list, "an array"),
+    (dict, "an object"),
+)
+
+
+def exceeds_depth(text: bytes, limit: int) -> bool:
+    """Whether JSON ``text`` nests deeper than ``limit`` levels (``{"a": 1}`` is one level).
+
+    Nearly every text has no more opening brackets than ``limit``. Deleting up to one more than that of
+    each kind counts them (bytes.replace searches with memchr, fifteen times as fast as bytes.count). The
+    exact way takes one pass a level over what is left when all but the brackets outside strings is gone.
+    """
+    kept = len(text.replace(b"{", b"", limit + 1)) + len(text.replace(b"[", b"", limit + 1))
+    if 2 * len(text) - kept <= limit:
+        return False
+    brackets = _STRING.sub(b"", text).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def encode_plainly(payload: Any, max_depth: int) -> bytes:
+    """``payload`` as JSON by the slow way: exact for every integer, safe for every value."""
+    return msgspec.json.encode(plain(payload, max_depth))
+
+
+def escape_separators(text: bytes | bytearray) -> bytes | bytearray:
+    """``text`` with U+2028, U+2029 and U+0085 written as escapes.
+
+    Outside strings JSON is ASCII, so replacing bytes is safe; ``isascii`` and the lead bytes settle most
+    texts at a fraction of the cost of three searches.
+    """
+    if text.isascii():
+        return text
+    if b"\xe2\x80" in text:
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    if b"\xc2\x85" in text:
+        text = text.replace(b"\xc2\x85", b"\\u0085")
+    return text

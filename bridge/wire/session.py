@@ -1,0 +1,255 @@
+"""The requests of one connection and what may happen to them: pure transitions, no I/O, no clock.
+
+========  ==================================  =========
+state     event                               new state
+========  ==================================  =========
+(none)    admit, a slot free                  RUNNING
+(none)    admit, none free                    QUEUED
+QUEUED    promote                             RUNNING
+RUNNING   chunk                               RUNNING
+any       finish                              DONE
+DONE      chunk, finish                       DONE (nothing is written)
+========  ==================================  =========
+
+A :class:`Stream` writes its chunks into a buffer the caller owns; it counts ``seq`` and credit, and
+writes exactly one chunk with ``"done":true``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+from bridge.errors import BridgeError, Code
+from bridge.wire.chunks import ChunkFormat
+from bridge.wire.messages import Envelope, RequestId
+
+_NO_ARGS: Final = msgspec.Raw(b"{}")
+_CALL_ID: Final = re.compile(r"c[1-9][0-9]{0,9}", re.ASCII)
+
+
+class State(IntEnum):
+    """Where a request is in its life."""
+
+    QUEUED = 0
+    RUNNING = 1
+    DONE = 2
+
+
+class Stream:
+    """One admitted request: its envelope, its place in the table, and its way out.
+
+    ``credit`` is the number of chunks that may still be sent, None for no bound. ``deadline`` is in
+    seconds of the caller's monotonic clock.
+    """
+
+    __slots__ = (
+        "_format",
+        "_head",
+        "args",
+        "calls",
+        "command",
+        "credit",
+        "deadline",
+        "id",
+        "labels",
+        "seq",
+        "state",
+        "traceparent",
+        "weight",
+    )
+
+    def __init__(self, request: Envelope, chunk_format: ChunkFormat, now: float) -> None:
+        self.id: RequestId = request.id  # type: ignore[assignment]  # checked by the codec
+        self.command = request.command
+        self.args = request.args
+        self.weight = memoryview(request.args).nbytes  # what it holds while it waits
+        self.credit = request.credit
+        self.deadline = None if request.timeout_ms is None else now + request.timeout_ms / 1000
+        self.traceparent = request.traceparent
+        self.state = State.QUEUED
+        self.seq = 0
+        self.calls = Calls()
+        #: Fields that every terminal chunk of this request carries (``scripted``).
+        self.labels: dict[str, Any] = {}
+        self._format = chunk_format
+        self._head = chunk_format.head(self.id)
+
+    def chunk(self, payload: Any, out: bytearray) -> None:
+        """Append one chunk to ``out``; nothing once the request is done.
+
+        The caller has looked at :attr:`credit` first: it goes below zero only for chunks that the
+        protocol lets pass without.
+        """
+        if self.state == State.DONE:
+            return
+        self._format.append(out, self._head, self.seq, payload)
+        self.seq += 1
+        if self.credit is not None:
+            self.credit -= 1
+
+    def finish(self, payload: Any, out: bytearray) -> bool:
+        """Append the terminal chunk, once: False when the request had already ended."""
+        if self.state == State.DONE:
+            return False
+        self.state = State.DONE
+        if self.labels:
+            payload = {**self._format.mapping(payload), **self.labels}
+        self._format.append(out, self._head, self.seq, payload, done=True)
+        self.seq += 1
+        self.args = _NO_ARGS
+        return True
+
+    @property
+    def starved(self) -> bool:
+        """Whether the next chunk must wait for a grant."""
+        return self.credit is not None and self.credit <= 0
+
+    def grant(self, count: int) -> None:
+        """``count`` more chunks may be sent; meaningless for a stream without bounds."""
+        if self.credit is not None:
+            self.credit += count
+
+
+class Calls:
+    """What a request asked its host and the host has not answered yet (``call_id`` by call)."""
+
+    __slots__ = ("_issued", "_open")
+
+    def __init__(self) -> None:
+        self._issued = 0
+        self._open: set[str] = set()
+
+    def issue(self) -> str:
+        """A new call's id, unique within its request."""
+        self._issued += 1
+        call_id = f"c{self._issued}"
+        self._open.add(call_id)
+        return call_id
+
+    def answer(self, call_id: str) -> bool:
+        """True for the first answer to an open call, False for late and doubled ones.
+
+        :raises BridgeError: ``invalid_args`` for a call that was never issued.
+        """
+        if call_id in self._open:
+            self._open.discard(call_id)
+            return True
+        if _CALL_ID.fullmatch(call_id) and int(call_id[1:]) <= self._issued:
+            return False
+        message = f"No tool call with the call_id {call_id[:80]!r} was made by this request."
+        raise BridgeError(message, code=Code.INVALID_ARGS, details={"path": "$.args.call_id"})
+
+    def drop(self, call_id: str) -> None:
+        """Nobody waits for this answer any more; it counts as late when it comes."""
+        self._open.discard(call_id)
+
+
+class Sessions:
+    """The table of requests in flight, with admission by count and by bytes."""
+
+    def __init__(
+        self,
+        chunk_format: ChunkFormat,
+        *,
+        max_inflight: int,
+        max_queued: int,
+        max_queued_bytes: int,
+    ) -> None:
+        self.format = chunk_format
+        self._max_inflight = max_inflight
+        self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self._streams: dict[RequestId, Stream] = {}
+        self._waiting: deque[Stream] = deque()
+        self.running = 0
+        self.queued = 0
+        self.queued_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def get(self, request_id: RequestId) -> Stream | None:
+        """The request in flight with this id (``1`` and ``"1"`` are two)."""
+        return self._streams.get(request_id)
+
+    def in_flight(self) -> list[Stream]:
+        """All requests that have not ended, oldest first."""
+        return list(self._streams.values())
+
+    def admit(self, request: Envelope, now: float) -> Stream:
+        """Take a request in; its state tells whether it may run at once.
+
+        :raises BridgeError: ``duplicate_id``, or ``overloaded`` when neither a slot nor a place in the
+            queue is free.
+        """
+        if request.id in self._streams:
+            raise duplicate_id(request.id)
+        stream = Stream(request, self.format, now)
+        if self.running < self._max_inflight and not self.queued:
+            self._run(stream)
+        else:
+            self._enqueue(stream)
+        self._streams[stream.id] = stream
+        return stream
+
+    def promote(self) -> Stream | None:
+        """The next request that may run now, oldest first; None when no slot or no request is there."""
+        while self._waiting and self.running < self._max_inflight:
+            stream = self._waiting.popleft()
+            if stream.state == State.QUEUED:
+                self._leave_queue(stream)
+                self._run(stream)
+                return stream
+        return None
+
+    def finish(self, stream: Stream, payload: Any, out: bytearray) -> bool:
+        """End a request with ``payload`` as its terminal chunk; its id and its slot are free again.
+
+        False, and nothing written, when it had already ended.
+        """
+        before = stream.state
+        if not stream.finish(payload, out):
+            return False
+        del self._streams[stream.id]
+        if before == State.RUNNING:
+            self.running -= 1
+        else:
+            self._leave_queue(stream)
+            if not self.queued:
+                self._waiting.clear()
+        return True
+
+    def _run(self, stream: Stream) -> None:
+        stream.state = State.RUNNING
+        self.running += 1
+
+    def _enqueue(self, stream: Stream) -> None:
+        if self.queued >= self._max_queued:
+            raise overloaded(f"{self.queued} requests are waiting already", "max_queued", self._max_queued)
+        if self.queued_bytes + stream.weight > self._max_queued_bytes:
+            waiting = f"{self.queued_bytes} bytes of args are waiting already"
+            raise overloaded(waiting, "max_queued_bytes", self._max_queued_bytes)
+        self.queued += 1
+        self.queued_bytes += stream.weight
+        self._waiting.append(stream)
+
+    def _leave_queue(self, stream: Stream) -> None:
+        self.queued -= 1
+        self.queued_bytes -= stream.weight
+
+
+def overloaded(state: str, limit: str, maximum: int) -> BridgeError:
+    """The error for a request that finds no place."""
+    message = f"The worker is overloaded: {state} ({limit} is {maximum}). Try again later or elsewhere."
+    return BridgeError(message, code=Code.OVERLOADED, details={"limit": limit, "max": maximum})
+
+
+def duplicate_id(request_id: object) -> BridgeError:
+    """The error for an id that is still in flight."""
+    message = "A request with this id is still in flight; wait for its chunk with done or use another id."
+    return BridgeError(message, code=Code.DUPLICATE_ID, details={"target": request_id})

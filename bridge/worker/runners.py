@@ -1,0 +1,271 @@
+"""Running one request's handler: as a task on the loop, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from bridge.context import Context, WorkerView
+from bridge.errors import BridgeError, Code
+from bridge.registry import Command, Kind
+from bridge.wire.codec import decode_args
+from bridge.wire.messages import Final_, FinalChunk
+from bridge.wire.session import Stream
+from bridge.worker.outbox import FLUSH_BYTES, Outbox
+from bridge.worker.threads import HandlerThreads, ThreadChannel
+
+#: Chunks a stream may send before it gives the loop back; a ping beside a flood waits for one turn.
+TURN: Final = 256
+
+
+class Home(Protocol):
+    """What a runner needs of the scheduler."""
+
+    loop: asyncio.AbstractEventLoop
+    outbox: Outbox
+    threads: HandlerThreads
+    view: WorkerView
+
+    def finish(self, stream: Stream, payload: Any) -> None:
+        """End a request with its terminal payload."""
+
+    def failed(self, stream: Stream, error: BaseException) -> None:
+        """End a request with what its handler raised."""
+
+    def abandoned(self, change: int) -> None:
+        """A thread that can not be stopped was given up (1), or has ended after all (-1)."""
+
+
+class Runner(Protocol):
+    """A running request."""
+
+    def start(self) -> None:
+        """Begin. Errors end the request."""
+
+    def grant(self, count: int | None) -> None:
+        """More credit; None lifts the bound."""
+
+    def end(self, finish: Callable[[], None]) -> None:
+        """Call ``finish``, which writes the terminal chunk, and stop the handler."""
+
+    def answer(self, call_id: str, outcome: Any) -> None:
+        """Hand a host's answer (a value or a BridgeError) to the call that waits for it."""
+
+    def close_calls(self, error: BridgeError) -> None:
+        """The host can answer nothing any more: open and later calls fail with ``error``."""
+
+
+def make_runner(home: Home, command: Command, stream: Stream) -> Runner:
+    """The runner for the kind of handler ``command`` has."""
+    kind = ThreadRunner if command.kind.threaded else AsyncRunner
+    return kind(home, command, stream)
+
+
+def is_final(payload: Any) -> bool:
+    """Whether a handler marked this as its request's last chunk."""
+    return isinstance(payload, (Final_, FinalChunk))
+
+
+def result_payload(value: Any) -> Any:
+    """The terminal chunk of a command that gives one answer."""
+    if is_final(value):
+        return value
+    if isinstance(value, Mapping):
+        return {"type": "result", **value}
+    return {"type": "result"} if value is None else {"type": "result", "value": value}
+
+
+class AsyncRunner:
+    """An async generator or function, as one task."""
+
+    def __init__(self, home: Home, command: Command, stream: Stream) -> None:
+        self._home = home
+        self._command = command
+        self._stream = stream
+        self._task: asyncio.Task[None] | None = None
+        self._starving: list[asyncio.Future[None]] = []
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._no_answers: BridgeError | None = None
+
+    def start(self) -> None:
+        self._task = self._home.loop.create_task(self._run())
+
+    def grant(self, count: int | None) -> None:
+        if count is None:
+            self._stream.credit = None
+        else:
+            self._stream.grant(count)
+        starving, self._starving = self._starving, []
+        for waiter in starving:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def end(self, finish: Callable[[], None]) -> None:
+        finish()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def answer(self, call_id: str, outcome: Any) -> None:
+        if (waiting := self._answers.pop(call_id, None)) is not None and not waiting.done():
+            waiting.set_result(outcome)
+
+    def close_calls(self, error: BridgeError) -> None:
+        """The host can answer nothing any more: open and later calls fail with ``error``."""
+        self._no_answers = error
+        for call_id in list(self._answers):
+            self.answer(call_id, error)
+
+    async def emit(self, payload: Any) -> None:
+        await self._clear_way()
+        self._stream.chunk(payload, self._home.outbox.buffer)
+        self._home.outbox.touch()
+
+    async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
+        if self._no_answers is not None:
+            raise self._no_answers
+        call_id = self._stream.calls.issue()
+        answer = self._answers[call_id] = self._home.loop.create_future()
+        try:
+            await self.emit({**chunk, "call_id": call_id})
+            async with asyncio.timeout(timeout_s):
+                outcome = await answer
+        except TimeoutError:
+            message = f"The host did not answer the call {call_id} within {timeout_s:g} s."
+            raise BridgeError(message, code=Code.TOOL_TIMEOUT, details={"call_id": call_id}) from None
+        finally:
+            self._answers.pop(call_id, None)
+            self._stream.calls.drop(call_id)
+        if isinstance(outcome, BridgeError):
+            raise outcome
+        return outcome
+
+    async def _run(self) -> None:
+        try:
+            args = decode_args(self._stream.args, self._command.args_type)
+            answer = self._command.call(args, Context(self._stream, self._home.view, self))
+            if self._command.kind is Kind.ASYNC_STREAM:
+                payload = await self._send_all(answer)
+            else:
+                payload = result_payload(await answer)
+            self._home.finish(self._stream, payload)
+        except BaseException as error:
+            # All of them: a SystemExit in a handler ends its request, not the worker. After a cancel
+            # the request has ended already, and this does nothing.
+            self._home.failed(self._stream, error)
+
+    async def _send_all(self, chunks: Any) -> Any:
+        """Send what the generator yields; its final chunk, or a plain ``complete``."""
+        stream, outbox = self._stream, self._home.outbox
+        write = stream.chunk
+        turn = TURN
+        try:
+            async for payload in chunks:
+                if payload.__class__ is not dict and is_final(payload):
+                    return payload
+                if outbox.full or (stream.credit is not None and stream.credit <= 0):
+                    await self._clear_way()
+                write(payload, outbox.buffer)
+                if not outbox.scheduled or len(outbox.buffer) >= FLUSH_BYTES:
+                    outbox.touch()
+                turn -= 1
+                if not turn:
+                    turn = TURN
+                    await asyncio.sleep(0)
+        finally:
+            await chunks.aclose()
+        return {"type": "complete"}
+
+    async def _clear_way(self) -> None:
+        """Wait for credit, and for a host that reads."""
+        while self._stream.starved or self._home.outbox.full:
+            if self._home.outbox.full:
+                await self._home.outbox.room()
+            else:
+                granted = self._home.loop.create_future()
+                self._starving.append(granted)
+                await granted
+
+
+class ThreadRunner:
+    """A generator or function, in a thread; cancelled between its yields."""
+
+    def __init__(self, home: Home, command: Command, stream: Stream) -> None:
+        self._home = home
+        self._command = command
+        self._stream = stream
+        self._channel = ThreadChannel(home.loop, home.outbox, stream)
+        self._abandoned = False
+        self._running = False
+
+    def start(self) -> None:
+        try:
+            args = decode_args(self._stream.args, self._command.args_type)
+        except BridgeError as error:
+            self._home.failed(self._stream, error)
+            return
+        context = contextvars.copy_context()
+        self._running = True
+        self._home.threads.submit(lambda: context.run(self._run, args))
+
+    def grant(self, count: int | None) -> None:
+        self._channel.grant(count)
+
+    def end(self, finish: Callable[[], None]) -> None:
+        self._channel.close(finish)
+        if self._running:
+            self._abandoned = True
+            self._home.abandoned(1)
+
+    def answer(self, call_id: str, outcome: Any) -> None:
+        """Handlers in threads have no way to ask their host."""
+
+    def close_calls(self, error: BridgeError) -> None:
+        """Nor do they wait for an answer."""
+
+    def _run(self, args: Any) -> None:
+        """The thread's part: run the handler to its end, then tell the loop."""
+        outcome: Any
+        try:
+            answer = self._command.call(args, Context(self._stream, self._home.view, _NoHost()))
+            if self._command.kind is Kind.SYNC_STREAM:
+                outcome = self._send_all(answer)
+            else:
+                outcome = result_payload(answer)
+        except BaseException as error:
+            outcome = error
+        self._home.loop.call_soon_threadsafe(self._ended, outcome)
+
+    def _send_all(self, chunks: Any) -> Any:
+        put = self._channel.put
+        try:
+            for payload in chunks:
+                if payload.__class__ is not dict and is_final(payload):
+                    return payload
+                if not put(payload):
+                    break
+        finally:
+            if inspect.isgenerator(chunks):
+                chunks.close()
+        return {"type": "complete"}
+
+    def _ended(self, outcome: Any) -> None:
+        self._running = False
+        if self._abandoned:
+            self._home.abandoned(-1)
+        elif isinstance(outcome, BaseException):
+            self._channel.close(lambda: self._home.failed(self._stream, outcome))
+        else:
+            self._channel.close(lambda: self._home.finish(self._stream, outcome))
+
+
+class _NoHost:
+    """Stands where an async handler has its host."""
+
+    async def emit(self, chunk: Any) -> None:
+        raise RuntimeError("only asynchronous handlers can emit; yield the chunk instead")
+
+    async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
+        raise RuntimeError("only asynchronous handlers can ask their host")

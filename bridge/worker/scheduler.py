@@ -1,0 +1,338 @@
+"""From frames to running handlers: admission, controls, deadlines, and the ends of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from bridge.context import Context, WorkerView
+from bridge.errors import BridgeError, Code, from_exception, invalid_args
+from bridge.redact import redact_secrets
+from bridge.registry import Command, Registry
+from bridge.telemetry import Stats
+from bridge.wire.codec import LineError, decode_args, decode_request, is_valid_id
+from bridge.wire.framing import Frame, Oversized, Truncated
+from bridge.wire.messages import (
+    CONTROLS,
+    MAX_COUNT,
+    CancelArgs,
+    CreditArgs,
+    Envelope,
+    RequestId,
+    ShutdownArgs,
+    ToolResultArgs,
+)
+from bridge.wire.session import Sessions, Stream, duplicate_id
+from bridge.worker.outbox import Outbox
+from bridge.worker.runners import Runner, make_runner, result_payload
+from bridge.worker.threads import HandlerThreads
+
+log = logging.getLogger("bridge.worker")
+
+CANCELLED_BY_CLIENT = {"type": "cancelled", "reason": "client"}
+CANCELLED_BY_SHUTDOWN = {"type": "cancelled", "reason": "shutdown"}
+
+
+class _NoHost:
+    """Commands that are answered inline neither emit nor ask."""
+
+    async def emit(self, chunk: Any) -> None:
+        raise RuntimeError("an inline command gives one answer")
+
+    async def ask(self, chunk: Any, timeout_s: float | None) -> Any:
+        raise RuntimeError("an inline command can not ask its host")
+
+
+class Scheduler:
+    """Owns every request between its line and its ``done``. Loop thread only.
+
+    ``on_shutdown(mode, grace_s)`` is called for the ``shutdown`` control, ``on_ended`` after each
+    request's end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        sessions: Sessions,
+        registry: Registry,
+        view: WorkerView,
+        stats: Stats,
+        *,
+        max_depth: int,
+        debug: bool,
+        on_shutdown: Callable[[str, float | None], None],
+        on_ended: Callable[[], None],
+    ) -> None:
+        self.loop = loop
+        self.outbox = outbox
+        self.threads = HandlerThreads()
+        self.view = view
+        self.sessions = sessions
+        self.draining = False
+        self._registry = registry
+        self._stats = stats
+        self._max_depth = max_depth
+        self._debug = debug
+        self._on_shutdown = on_shutdown
+        self._on_ended = on_ended
+        self._runners: dict[RequestId, Runner] = {}
+        self._deadlines: dict[RequestId, asyncio.TimerHandle] = {}
+        self._began: dict[RequestId, float] = {}
+        self._no_answers: BridgeError | None = None
+        self._promoting = False
+        self._input_ended = False
+        self._controls: dict[str, Callable[[Any], None]] = {
+            "cancel": self._cancel,
+            "credit": self._grant,
+            "tool_result": self._answer,
+            "shutdown": self._shutdown,
+        }
+
+    # ---- lines in ------------------------------------------------------------------------------
+
+    def receive(self, frames: list[Frame]) -> None:
+        """Handle frames in their order; short answers go out with one write at the end."""
+        for frame in frames:
+            try:
+                if isinstance(frame, Oversized):
+                    raise LineError(self._unreadable(frame))
+                request = decode_request(frame, self._max_depth)
+                self._dispatch(request)
+            except LineError as error:
+                self._stats.bad_lines += 1
+                self._refuse(error.request_id, error.error)
+        self.outbox.flush()
+
+    def _unreadable(self, frame: Oversized) -> BridgeError:
+        maximum = self.view.options.max_line_bytes
+        if isinstance(frame, Truncated):
+            return BridgeError("The input ended in the middle of a frame.", code=Code.PARSE_ERROR)
+        message = f"A line of {frame.size} bytes is over the limit of {maximum} bytes and was discarded."
+        details = {"limit": "max_line_bytes", "max": maximum, "size": frame.size}
+        return BridgeError(message, code=Code.LINE_TOO_LONG, details=details)
+
+    def _dispatch(self, request: Envelope) -> None:
+        if request.command in CONTROLS:
+            self._control(request)
+            return
+        if request.id is None:
+            message = "The request has no id, so nothing could be answered to it."
+            raise LineError(BridgeError(message, code=Code.INVALID_REQUEST, details={"path": "$.id"}))
+        try:
+            self._check_free(request.id)
+            self._check_open()
+            command = self._registry.get(request.command)
+            if command.inline:
+                self._answer_inline(command, request)
+            else:
+                self._admit(command, request)
+        except BridgeError as error:
+            self._stats.requests["rejected"] += 1
+            self._stats.errors[str(error.code)] += 1
+            self._refuse(request.id, error)
+
+    def _check_free(self, request_id: Any) -> None:
+        if self.sessions.get(request_id) is not None:
+            raise duplicate_id(request_id)
+
+    def _check_open(self) -> None:
+        if self.draining:
+            message = "The worker is shutting down and takes no new requests."
+            raise BridgeError(message, code=Code.SHUTTING_DOWN)
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    def _admit(self, command: Command, request: Envelope) -> None:
+        stream = self.sessions.admit(request, time.monotonic())
+        self._stats.requests["accepted"] += 1
+        self._began[stream.id] = time.monotonic()
+        if self._input_ended:
+            stream.credit = None
+        if stream.deadline is not None:
+            delay = stream.deadline - time.monotonic()
+            self._deadlines[stream.id] = self.loop.call_later(delay, self._expire, stream)
+        if stream.state:
+            self._start(command, stream)
+
+    def _answer_inline(self, command: Command, request: Envelope) -> None:
+        stream = Stream(request, self.sessions.format, time.monotonic())
+        try:
+            args = decode_args(stream.args, command.args_type)
+            payload = result_payload(command.call(args, Context(stream, self.view, _NoHost())))
+        except Exception as error:
+            payload = self._error_payload(stream, error)
+        self._stats.requests["accepted"] += 1
+        self._reply(lambda out: stream.finish(payload, out))
+        self._stats.ended(command.name, payload, 1, 0.0)
+        self._on_ended()
+
+    def _start(self, command: Command, stream: Stream) -> None:
+        runner = make_runner(self, command, stream)
+        self._runners[stream.id] = runner
+        if self._no_answers is not None:
+            runner.close_calls(self._no_answers)
+        runner.start()
+
+    def _promote(self) -> None:
+        """Give free slots to those who wait. Not re-entrant: a start may end its request at once."""
+        if self._promoting:
+            return
+        self._promoting = True
+        while (stream := self.sessions.promote()) is not None:
+            self._start(self._registry.get(stream.command), stream)
+        self._promoting = False
+
+    def finish(self, stream: Stream, payload: Any) -> None:
+        """End a request with its terminal payload; nothing if it has ended."""
+        if not self.sessions.finish(stream, payload, self.outbox.buffer):
+            return
+        self.outbox.touch()
+        self._runners.pop(stream.id, None)
+        if (timer := self._deadlines.pop(stream.id, None)) is not None:
+            timer.cancel()
+        elapsed = time.monotonic() - self._began.pop(stream.id)
+        self._stats.ended(stream.command, payload, stream.seq, elapsed)
+        self._promote()
+        self._on_ended()
+
+    def failed(self, stream: Stream, error: BaseException) -> None:
+        """End a request with the error its handler raised."""
+        if self.sessions.get(stream.id) is stream:
+            self.finish(stream, self._error_payload(stream, error))
+
+    def abandoned(self, change: int) -> None:
+        """Count threads that go on after their request has ended."""
+        self._stats.abandoned_threads += change
+
+    def _error_payload(self, stream: Stream, error: BaseException) -> dict[str, Any]:
+        if not isinstance(error, BridgeError):
+            extra = {"request_id": stream.id, "command": stream.command}
+            log.error("a handler failed", exc_info=error, extra=extra)
+        payload = from_exception(error).to_chunk()
+        if self._debug:
+            text = redact_secrets("".join(traceback.format_exception(error)))
+            payload["details"] = {**payload.get("details", {}), "traceback": text}
+        return payload
+
+    def _end(self, stream: Stream, payload: dict[str, Any]) -> None:
+        """End a request from outside, whatever its handler is doing."""
+        runner = self._runners.get(stream.id)
+        if runner is None:  # still in the queue
+            self.finish(stream, payload)
+        else:
+            runner.end(lambda: self.finish(stream, payload))
+
+    def _expire(self, stream: Stream) -> None:
+        message = "The request was not done within its timeout_ms."
+        self._end(stream, BridgeError(message, code=Code.DEADLINE_EXCEEDED).to_chunk())
+
+    def end_all(self) -> None:
+        """Cancel everything in flight (``reason`` ``shutdown``)."""
+        for stream in self.sessions.in_flight():
+            self._end(stream, CANCELLED_BY_SHUTDOWN)
+
+    def input_ended(self) -> None:
+        """The host can send nothing more: credit has no bound any more, open calls have no answer."""
+        self._input_ended = True
+        error = BridgeError("The host's end of the input is closed: it can not answer.", code=Code.TOOL_ERROR)
+        self._no_answers = error
+        for stream in self.sessions.in_flight():
+            runner = self._runners.get(stream.id)
+            if runner is None:
+                stream.credit = None
+            else:
+                runner.grant(None)
+                runner.close_calls(error)
+
+    # ---- controls ------------------------------------------------------------------------------
+
+    def _control(self, request: Envelope) -> None:
+        try:
+            if request.id is not None:
+                self._check_free(request.id)
+            args = decode_args(request.args, CONTROLS[request.command])
+            self._controls[request.command](args)
+        except BridgeError as error:
+            self._stats.bad_lines += 1
+            self._refuse(request.id, error)  # type: ignore[arg-type]  # the codec has checked it
+            return
+        if request.id is not None:
+            self._acknowledge(request)
+
+    def _acknowledge(self, request: Envelope) -> None:
+        stream = Stream(request, self.sessions.format, 0.0)
+        self._reply(lambda out: stream.finish({"type": "ok", "command": request.command}, out))
+
+    def _cancel(self, args: CancelArgs) -> None:
+        if (stream := self._target(args.target)) is not None:
+            self._end(stream, CANCELLED_BY_CLIENT)
+
+    def _grant(self, args: CreditArgs) -> None:
+        if not 1 <= args.n <= MAX_COUNT:
+            raise invalid_args("n must be between 1 and 2^31.", "$.args.n")
+        if (stream := self._target(args.target)) is None:
+            return
+        if (runner := self._runners.get(stream.id)) is not None:
+            runner.grant(args.n)
+        else:
+            stream.grant(args.n)
+
+    def _answer(self, args: ToolResultArgs) -> None:
+        if (args.value is msgspec.UNSET) == (args.error is msgspec.UNSET):
+            raise invalid_args("A tool_result has exactly one of value and error.", "$.args")
+        stream = self._target(args.target)
+        if stream is None or not stream.calls.answer(args.call_id):
+            self._stats.late_tool_results += 1
+            return
+        outcome: Any = args.value
+        if isinstance(args.error, str):
+            outcome = BridgeError(args.error, code=Code.TOOL_ERROR, details={"call_id": args.call_id})
+        if (runner := self._runners.get(stream.id)) is not None:
+            runner.answer(args.call_id, outcome)
+
+    def _shutdown(self, args: ShutdownArgs) -> None:
+        if args.mode not in ("drain", "abort"):
+            raise invalid_args("mode must be 'drain' or 'abort'.", "$.args.mode")
+        if args.grace_ms is not None and not 0 <= args.grace_ms <= MAX_COUNT:
+            raise invalid_args("grace_ms must be between 0 and 2^31.", "$.args.grace_ms")
+        grace_s = None if args.grace_ms is None else args.grace_ms / 1000
+        # After this line's acknowledgement: it is answered at once, before anything ends.
+        self.draining = True
+        self.loop.call_soon(self._on_shutdown, args.mode, grace_s)
+
+    def _target(self, target: object) -> Stream | None:
+        if not is_valid_id(target):
+            raise invalid_args("target must be a request's id.", "$.args.target")
+        return self.sessions.get(target)  # type: ignore[arg-type]  # just checked
+
+    # ---- short replies -------------------------------------------------------------------------
+
+    def _refuse(self, request_id: RequestId | None, error: BridgeError) -> None:
+        """Answer a line that starts nothing. One whose id is in flight must not look ended by it."""
+        payload = error.to_chunk()
+        if request_id is None or self.sessions.get(request_id) is not None:
+            if request_id is not None:
+                payload["details"] = {"target": request_id, **payload.get("details", {})}
+            self._reply(lambda out: self.sessions.format.append_unbound(out, payload))
+            return
+        stream = Stream(Envelope(command="", id=request_id), self.sessions.format, 0.0)
+        self._reply(lambda out: stream.finish(payload, out))
+
+    def _reply(self, write: Callable[[bytearray], object]) -> None:
+        before = len(self.outbox.buffer)
+        write(self.outbox.buffer)
+        self.outbox.reply(len(self.outbox.buffer) - before)
+
+    def announce(self, payload: dict[str, Any]) -> None:
+        """Send a chunk that belongs to no request (``ready``, ``bye``)."""
+        self.sessions.format.append_unbound(self.outbox.buffer, payload)
+        with contextlib.suppress(OSError):
+            self.outbox.flush()

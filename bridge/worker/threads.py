@@ -1,0 +1,129 @@
+"""Threads for handlers that are not asynchronous, and the way of their chunks to the loop.
+
+The threads are daemons of a pool of our own: a stuck handler must neither block the process's exit nor
+take a place that others wait for. Their number is bounded by the requests that may run at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from bridge.wire.session import State, Stream
+from bridge.worker.outbox import Outbox
+
+IDLE_S: Final = 10.0
+#: Bytes a thread may be ahead of the loop.
+AHEAD_BYTES: Final = 64 * 1024
+
+
+class HandlerThreads:
+    """Runs callables in daemon threads, reusing idle ones."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` in a thread at once; it must not raise."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                self._jobs.put(job)
+                return
+        threading.Thread(target=self._run, args=(job,), name="bridge-handler", daemon=True).start()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        next_job: Callable[[], None] | None = job
+        while next_job is not None:
+            next_job()
+            next_job = self._next()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._idle += 1
+        try:
+            return self._jobs.get(timeout=IDLE_S)
+        except Empty:
+            pass
+        with self._lock:
+            try:  # a job may have been handed over just now
+                return self._jobs.get_nowait()
+            except Empty:
+                self._idle -= 1
+                return None
+
+
+class ThreadChannel:
+    """Carries one request's chunks from its handler's thread to the outbox.
+
+    Chunks are encoded in the thread, before the handler goes on and may change them, into a buffer that
+    the loop fetches; a thread that is too far ahead, out of credit, or before a full outbox waits.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, stream: Stream) -> None:
+        self._loop = loop
+        self._outbox = outbox
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._buffer = bytearray()
+        self._fetching = False
+
+    def put(self, payload: Any) -> bool:
+        """Called by the thread for each chunk; False once the request has ended."""
+        stream = self._stream
+        with self._changed:
+            while self._must_wait():
+                self._changed.wait()
+            if stream.state is State.DONE:
+                return False
+            stream.chunk(payload, self._buffer)
+            if self._fetching:
+                return True
+            self._fetching = True
+        self._loop.call_soon_threadsafe(self._fetch)
+        return True
+
+    def grant(self, count: int | None) -> None:
+        """More credit (None: no bounds any more). Loop thread."""
+        with self._changed:
+            if count is None:
+                self._stream.credit = None
+            else:
+                self._stream.grant(count)
+            self._changed.notify_all()
+
+    def close(self, end: Callable[[], None]) -> None:
+        """Run ``end``, which ends the stream, after all that was put before. Loop thread."""
+        with self._changed:
+            self._move()
+            end()
+            self._changed.notify_all()
+
+    def _must_wait(self) -> bool:
+        if self._stream.state is State.DONE:
+            return False
+        return self._stream.starved or len(self._buffer) >= AHEAD_BYTES or self._outbox.full
+
+    def _fetch(self) -> None:
+        with self._changed:
+            self._fetching = False
+            self._move()
+            if not self._outbox.full:
+                self._changed.notify_all()
+
+    def _move(self) -> None:
+        if self._buffer:
+            self._outbox.buffer += self._buffer
+            self._buffer.clear()
+            self._outbox.touch()
+        if self._outbox.full:
+            self._outbox.when_room(self._wake)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

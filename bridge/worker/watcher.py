@@ -1,0 +1,131 @@
+"""A thread that sees what the loop may be too busy to see: the host's death, signals, the parent's end.
+
+It sleeps in one poll(2) over stdin, stdout, the signal wake-up pipe and the parent's pidfd. What it sees
+it hands to the loop; when the loop does not act in time, it ends the process itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+#: How long the loop may take to end the process after the host's death or a second signal.
+OVERDUE_S: Final = 0.6
+#: Where the kernel has no pidfd, the parent is looked at this often.
+PARENT_CHECK_MS: Final = 250
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Watcher:
+    """Watches from a daemon thread; the callbacks run in it and must only hand over to the loop.
+
+    ``on_broken``: nobody reads stdout any more. ``on_orphaned``: the parent process has ended.
+    ``on_signal(count)``: SIGTERM or SIGINT arrived, for the ``count``-th time.
+    """
+
+    def __init__(
+        self,
+        stdout: int,
+        *,
+        watch_parent: bool,
+        on_broken: Callable[[], None],
+        on_orphaned: Callable[[], None],
+        on_signal: Callable[[int], None],
+    ) -> None:
+        self._stdout = stdout
+        self._on_broken = on_broken
+        self._on_orphaned = on_orphaned
+        self._on_signal = on_signal
+        self._signals = 0
+        self._parent = os.getppid() if watch_parent else 0
+        self._parent_fd: int | None = None
+        self._receive, self._wake = socket.socketpair()
+
+    def start(self) -> None:
+        """Install the signal handlers and begin. Main thread only."""
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            # The wake-up pipe does the work, even while the main thread is stuck in a call.
+            signal.signal(number, lambda *_: None)
+        os.register_at_fork(after_in_child=self._forget)
+        threading.Thread(target=self._run, name="bridge-watcher", daemon=True).start()
+
+    def _forget(self) -> None:
+        """A forked child takes signals as any process does."""
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stdout, 0)  # POLLERR and POLLHUP are always told
+        poll.register(self._receive, select.POLLIN)
+        timeout = self._watch_parent(poll)
+        while True:
+            for fd, events in poll.poll(timeout):
+                if fd == self._stdout:
+                    poll.unregister(fd)
+                    if events & (select.POLLERR | select.POLLHUP):
+                        self._on_broken()
+                elif fd == self._parent_fd:
+                    poll.unregister(fd)
+                    self._orphaned()
+                else:
+                    self._take_signals()
+            if self._parent and self._parent_fd is None and os.getppid() != self._parent:
+                timeout = None
+                self._orphaned()
+
+    def _watch_parent(self, poll: select.poll) -> int | None:
+        """Register the parent's end; the poll's timeout in milliseconds where only looking helps."""
+        if not self._parent:
+            return None
+        try:
+            self._parent_fd = os.pidfd_open(self._parent)
+        except (OSError, AttributeError):
+            return PARENT_CHECK_MS
+        if os.getppid() != self._parent:  # it ended while we were looking
+            os.close(self._parent_fd)
+            self._parent_fd = None
+            return PARENT_CHECK_MS
+        poll.register(self._parent_fd, select.POLLIN)
+        return None
+
+    def _orphaned(self) -> None:
+        self._parent = 0
+        self._on_orphaned()
+
+    def _take_signals(self) -> None:
+        for number in self._receive.recv(64):
+            if number in SIGNALS:
+                self._signals += 1
+                self._on_signal(self._signals)
+
+
+def exit_when_overdue(code: int, after_s: float = OVERDUE_S) -> None:
+    """End the process with ``code`` in ``after_s`` seconds unless it has ended by itself."""
+    timer = threading.Timer(after_s, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux only).
+
+    :raises OSError: where it can not be arranged.
+    """
+    import ctypes
+
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(3)

@@ -1,0 +1,149 @@
+"""One worker: wires the pipe's two ends to the scheduler and runs the loop until the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import Any
+
+from bridge._version import __version__
+from bridge.options import ServeOptions
+from bridge.registry import Registry
+from bridge.telemetry import LogWriter, Stats
+from bridge.wire.chunks import ChunkFormat
+from bridge.wire.framing import FRAMINGS, Decoder
+from bridge.wire.messages import PROTOCOL_VERSION
+from bridge.wire.session import Sessions
+from bridge.worker.lifecycle import Exit, Lifecycle
+from bridge.worker.outbox import Outbox
+from bridge.worker.scheduler import Scheduler
+from bridge.worker.stdio import open_sink, open_source
+from bridge.worker.watcher import Watcher
+
+log = logging.getLogger("bridge.worker")
+
+
+class Worker:
+    """A worker on two descriptors. :meth:`run` returns the exit code."""
+
+    def __init__(self, options: ServeOptions, registry: Registry, stdin: int, stdout: int) -> None:
+        self.options = options
+        self.registry = registry
+        self._stats = Stats()
+        self._loop = asyncio.new_event_loop()
+        self._decoder: Decoder = FRAMINGS[options.framing](options.max_line_bytes)
+        self._code = Exit.INTERNAL
+        self._source = open_source(self._loop, stdin, self._received)
+        self._outbox = Outbox(
+            self._loop,
+            open_sink(self._loop, stdout),
+            escape=options.framing == "lines",
+            on_broken=lambda: self._lifecycle.host_gone(),
+            on_replies=lambda flowing: self._source.resume() if flowing else self._source.pause(),
+        )
+        self._scheduler = self._make_scheduler()
+        self._lifecycle = Lifecycle(
+            self._loop, options, self._outbox, self._scheduler, self._stats, self._stop
+        )
+        self._watcher = Watcher(
+            stdout,
+            watch_parent=options.parent_watch,
+            on_broken=self._lifecycle.broken_from_thread,
+            on_orphaned=self._lifecycle.orphaned_from_thread,
+            on_signal=self._lifecycle.signal_from_thread,
+        )
+
+    def _make_scheduler(self) -> Scheduler:
+        options = self.options
+        chunk_format = ChunkFormat(
+            framing=options.framing, max_line_bytes=options.max_line_bytes, max_depth=options.max_depth
+        )
+        sessions = Sessions(
+            chunk_format,
+            max_inflight=options.max_inflight,
+            max_queued=options.max_queued,
+            max_queued_bytes=options.max_queued_bytes,
+        )
+        return Scheduler(
+            self._loop,
+            self._outbox,
+            sessions,
+            self.registry,
+            self,
+            self._stats,
+            max_depth=options.max_depth,
+            debug=options.debug,
+            on_shutdown=lambda mode, grace_s: self._lifecycle.shutdown(mode, grace_s),
+            on_ended=lambda: self._lifecycle.request_ended(),
+        )
+
+    def run(self) -> int:
+        """Say ``ready``, serve until the end, and give the exit code."""
+        self._watcher.start()
+        self._loop.set_exception_handler(_log_loop_error)
+        self._scheduler.announce(self._ready())
+        self._lifecycle.start()
+        self._source.start()
+        self._loop.call_soon(self._preload)
+        self._loop.run_forever()
+        return self._code
+
+    def stats(self) -> dict[str, Any]:
+        """The counters, and what is in flight now."""
+        sessions = self._scheduler.sessions
+        return {
+            **self._stats.snapshot(),
+            "running": sessions.running,
+            "queued": sessions.queued,
+            "queued_bytes": sessions.queued_bytes,
+            "bytes_written": self._outbox.bytes_written,
+            "bytes_waiting": self._outbox.waiting,
+        }
+
+    def _ready(self) -> dict[str, Any]:
+        return {
+            "type": "ready",
+            "protocol": PROTOCOL_VERSION,
+            "version": __version__,
+            "pid": os.getpid(),
+            "limits": self.options.limits(),
+            "commands": self.registry.names(),
+        }
+
+    def _received(self, data: bytes) -> None:
+        self._stats.bytes_read += len(data)
+        if data:
+            self._scheduler.receive(self._decoder.feed(data))
+        else:
+            self._scheduler.receive(self._decoder.finish())
+            self._lifecycle.input_ended()
+
+    def _preload(self) -> None:
+        """Import DSPy in the background when it is clear that it will be needed."""
+        if self.options.preload or self.options.model is not None:
+            from bridge.commands import preload
+
+            preload(self.options)
+
+    def _stop(self, code: Exit) -> None:
+        self._code = code
+        self._loop.stop()
+
+
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.error("%s", context.get("message"), exc_info=context.get("exception"))
+
+
+def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter) -> int:
+    """Run a worker to its end and give the exit code."""
+    # A thread that computes must not keep the loop waiting for Python's default of 5 ms.
+    sys.setswitchinterval(0.001)
+    try:
+        return Worker(options, registry, stdin, stdout).run()
+    except Exception:
+        log.critical("the worker failed", exc_info=True)
+        return Exit.INTERNAL
+    finally:
+        logs.flush(0.3)

@@ -1,0 +1,52 @@
+# A DSPy batch from Elixir through a port: elixir examples/elixir/quickstart.exs
+# JSON by the built-in module of Elixir 1.18, else by Debian's erlang-jiffy.
+defmodule Codec do
+  if Code.ensure_loaded?(JSON) do
+    def encode(term), do: JSON.encode!(term)
+    def decode(line), do: JSON.decode!(line)
+  else
+    def encode(term), do: :jiffy.encode(term, [:use_nil])
+    def decode(line), do: :jiffy.decode(line, [:return_maps, :use_nil])
+  end
+end
+
+defmodule Quickstart do
+  def run do
+    examples = Path.expand("..", __DIR__)
+    items = for line <- File.stream!(Path.join(examples, "quickstart.jsonl")), do: Codec.decode(line)
+
+    # For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
+    flags = ["--model", "scripted", "--script", Path.join(examples, "quickstart.script.jsonl")]
+    python = System.find_executable(System.get_env("PYTHON", "python3"))
+    options = [:binary, :exit_status, {:line, 65_536}, args: ["-m", "bridge" | flags]]
+    port = Port.open({:spawn_executable, python}, options)
+
+    args = %{"signature" => "text -> completion", "items" => items}
+    request = %{"id" => "r1", "command" => "stream_predict_batch", "args" => args}
+    Port.command(port, [Codec.encode(request), "\n"])
+    loop(port, [])
+  end
+
+  # A line longer than 65,536 bytes comes in parts.
+  defp loop(port, parts) do
+    receive do
+      {^port, {:data, {:noeol, part}}} -> loop(port, [parts, part])
+      {^port, {:data, {:eol, rest}}} -> [parts, rest] |> IO.iodata_to_binary() |> Codec.decode() |> handle(port)
+      {^port, {:exit_status, status}} -> IO.puts(:stderr, "the worker ended with #{status}")
+    end
+  end
+
+  defp handle(%{"type" => "prediction"} = chunk, port) do
+    IO.puts("[#{chunk["index"] + 1}/#{chunk["total"]}] #{chunk["output"]["completion"]}")
+    loop(port, [])
+  end
+
+  defp handle(%{"done" => true} = chunk, port) do
+    IO.puts("#{chunk["type"]}: #{chunk["succeeded"] || 0} succeeded")
+    Port.close(port)
+  end
+
+  defp handle(_chunk, port), do: loop(port, [])
+end
+
+Quickstart.run()

@@ -1,0 +1,33 @@
+"""A DSPy batch from Python with nothing but the standard library: python examples/python/quickstart.py"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent
+items = [json.loads(line) for line in (EXAMPLES / "quickstart.jsonl").read_text().splitlines()]
+request = {
+    "id": "r1",
+    "command": "stream_predict_batch",
+    "args": {"signature": "text -> completion", "items": items},
+}
+
+worker = subprocess.Popen(
+    # For real answers: "--model", "openai/gpt-4o-mini", and OPENAI_API_KEY in the environment.
+    [sys.executable, "-m", "bridge", "--model", "scripted", "--script", EXAMPLES / "quickstart.script.jsonl"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+)
+with worker:
+    worker.stdin.write(json.dumps(request).encode() + b"\n")
+    worker.stdin.close()  # no more requests: the worker answers this one and leaves
+    for line in worker.stdout:
+        chunk = json.loads(line)
+        match chunk["type"]:
+            case "prediction":
+                print(f"[{chunk['index'] + 1}/{chunk['total']}]", chunk["output"]["completion"])
+            case "error":
+                print("error:", chunk["error"], file=sys.stderr)
+        if chunk.get("done"):
+            print(f"{chunk['type']}: {chunk.get('succeeded', 0)} succeeded")
