@@ -40,14 +40,14 @@ $(VENV)/bin/python:
 	@.ci/venv '$(PYTHON)' '$(VENV)'
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo 'Installing the worker and what it needs into $(VENV) ...'
+	@echo 'Installing the worker and what it needs into $(VENV), about a minute ...'
 	@sed '/^# Development only/,$$d' requirements.lock > $(VENV)/run.lock
 	@$(PIP) --only-binary :all: --require-hashes -r $(VENV)/run.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@echo 'Installing the development tools into $(VENV) ...'
+	@echo 'Installing the development tools into $(VENV), about a minute ...'
 	@$(PIP) --only-binary :all: --require-hashes -r requirements.lock
 	@touch $@
 

@@ -16,7 +16,7 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["serve"]:
         words = words[1:]
-    elif words or _is_terminal(0):
+    elif _is_terminal(0) or (words and not _is_serve_flag(words[0])):
         from bridge.cli import main as run_cli
 
         return run_cli(words)
@@ -37,6 +37,11 @@ def _serve(words: list[str]) -> int:
 
     code = start_worker(words, stdin, stdout)
     os._exit(code)  # without joining threads: a handler's may never end
+
+
+def _is_serve_flag(word: str) -> bool:
+    """Whether a first word asks for a worker without saying ``serve``: ``… | dspy-bridge --model x``."""
+    return word.startswith("--") and word.partition("=")[0] not in ("--help", "--version")
 
 
 def _is_terminal(fd: int) -> bool:

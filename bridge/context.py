@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bridge.wire.session import State, Stream
+from bridge.wire.session import Stream
 
 if TYPE_CHECKING:
     from bridge.options import ServeOptions
@@ -77,7 +77,7 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the request has ended already (cancel, deadline, abort): whatever is yielded is dropped."""
-        return self._stream.state is State.DONE
+        return self._stream.done
 
     @property
     def traceparent(self) -> str | None:

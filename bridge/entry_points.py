@@ -23,7 +23,7 @@ def _may_have_commands(entry: str) -> bool:
     try:
         names = os.listdir(entry or ".")
     except NotADirectoryError:
-        return not entry.endswith((".zip",)) or not entry.startswith(sys.base_prefix)
+        return True  # a zip file: only importlib.metadata can tell
     except OSError:
         return False
     return any(_names_group(os.path.join(entry, name, "entry_points.txt")) for name in _distributions(names))

@@ -19,7 +19,9 @@ _KEY_SHAPED = re.compile(
 )
 # An absolute path of two parts or more; not one inside a URL, a word, or another path.
 _PATH = re.compile(r"(?<![\w:/.\-~])(?:~|[A-Za-z]:)?(?:/[\w.\-+@%]+){2,}/?")
-_MACHINE_ROOTS = re.compile(r"(?:~|[A-Za-z]:)?/(?:home|root|usr|etc|var|opt|tmp|srv|mnt|media|lib\w*|proc|dev|Users)/")
+_MACHINE_ROOTS = re.compile(
+    r"(?:~|[A-Za-z]:)?/(?:home|root|usr|etc|var|opt|tmp|srv|mnt|media|lib\w*|proc|dev|Users)/"
+)
 
 
 def add_secret(value: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -119,10 +118,11 @@ class Registry:
         if not command.name or len(command.name) > 128:
             raise RegistrationError(f"a command's name has 1 to 128 characters, not {len(command.name)}")
         if command.name in CONTROLS:
-            raise RegistrationError(f"{command.name!r} is a control command of the protocol ({command.origin})")
+            reserved = f"{command.name!r} is a control command of the protocol"
+            raise RegistrationError(f"{reserved} ({command.origin})")
         if other := self._commands.get(command.name):
-            message = f"the command {command.name!r} is registered twice: by {other.origin} and by {command.origin}"
-            raise RegistrationError(message)
+            both = f"by {other.origin} and by {command.origin}"
+            raise RegistrationError(f"the command {command.name!r} is registered twice: {both}")
         self._commands[command.name] = command
 
     def get(self, name: str) -> Command:
@@ -132,6 +132,8 @@ class Registry:
         """
         if command := self._commands.get(name):
             return command
+        import difflib  # for mistakes only
+
         near = difflib.get_close_matches(name[:128], [*self._commands, *CONTROLS], n=3)
         details = {"did_you_mean": near} if near else None
         shown = name if len(name) <= 128 else name[:128] + "…"
@@ -165,7 +167,11 @@ default = Registry()
 def command(name: F) -> F: ...
 @overload
 def command(
-    name: str | None = None, *, chunks: tuple[type, ...] = (), inline: bool = False, registry: Registry | None = None
+    name: str | None = None,
+    *,
+    chunks: tuple[type, ...] = (),
+    inline: bool = False,
+    registry: Registry | None = None,
 ) -> Callable[[F], F]: ...
 def command(
     name: str | F | None = None,
@@ -222,7 +228,8 @@ def _parameters(name: str, handler: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(handler).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in positional]
     if len(names) > 2:
-        raise RegistrationError(f"the command {name!r} takes {len(names)} parameters; it gets (args) or (args, ctx)")
+        message = f"the command {name!r} takes {len(names)} parameters; it gets (args) or (args, ctx)"
+        raise RegistrationError(message)
     return names
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from bridge.cli.flags import Usage
 from bridge.cli.serve import parse_serve
+from bridge.cli.usage import Usage
 from bridge.commands import MODULES
 from bridge.entry_points import find_command_modules
 from bridge.options import ServeOptions

@@ -67,7 +67,7 @@ class LogWriter:
                 self._idle.set()
 
     def _take(self) -> list[bytes]:
-        taken = []
+        taken: list[bytes] = []
         while self._lines and len(taken) < 256:
             taken.append(self._lines.popleft())
         return taken
@@ -85,8 +85,8 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._writer.put(self._format(record))
-        except Exception:
-            self._writer.put(b'{"level":"error","logger":"bridge.telemetry","message":"unprintable log record"}\n')
+        except Exception:  # noqa: BLE001 - a record that can not be formatted must not end what logs it
+            self._writer.put(b'{"level":"error","logger":"bridge","message":"unprintable log record"}\n')
 
     def _format(self, record: logging.LogRecord) -> bytes:
         fields: dict[str, Any] = {
@@ -113,7 +113,8 @@ def _json_line(fields: dict[str, Any]) -> bytes:
     try:
         line = orjson.dumps(fields)
     except orjson.JSONEncodeError:  # lone surrogates
-        line = orjson.dumps({key: str(value).encode(errors="replace").decode() for key, value in fields.items()})
+        texts = {key: str(value).encode(errors="replace").decode() for key, value in fields.items()}
+        line = orjson.dumps(texts)
     return (line if line.isascii() else line.decode().translate(_ESCAPES).encode()) + b"\n"
 
 
@@ -175,7 +176,8 @@ def set_up_logging(*, level: str, as_json: bool, log_file: str | None, debug: bo
 
     :raises OSError: when ``log_file`` can not be opened for appending.
     """
-    fd = 2 if log_file is None else os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    fd = 2 if log_file is None else os.open(log_file, flags, 0o600)
     writer = LogWriter(fd)
     root = logging.getLogger()
     root.handlers[:] = [LogHandler(writer, as_json=as_json, debug=debug)]
@@ -189,15 +191,35 @@ def set_up_logging(*, level: str, as_json: bool, log_file: str | None, debug: bo
     return writer
 
 
+class CommandCounts:
+    """How the requests of one command ended."""
+
+    __slots__ = ("cancelled", "chunks", "elapsed_s", "failed", "succeeded")
+
+    def __init__(self) -> None:
+        self.succeeded = self.failed = self.cancelled = self.chunks = 0
+        self.elapsed_s = 0.0
+
+    def snapshot(self) -> dict[str, int]:
+        """The counts, and the time all requests took together in milliseconds."""
+        return {
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "chunks": self.chunks,
+            "elapsed_ms": round(self.elapsed_s * 1000),
+        }
+
+
 class Stats:
     """Counters of one worker, cheap enough for the hot path's ends (requests, not chunks)."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.requests: Counter[str] = Counter()
-        self.commands: dict[str, Counter[str]] = {}
+        self.accepted = 0
+        self.rejected = 0
+        self.commands: dict[str, CommandCounts] = {}
         self.errors: Counter[str] = Counter()
-        self.chunks = 0
         self.bytes_read = 0
         self.bad_lines = 0
         self.late_tool_results = 0
@@ -205,16 +227,19 @@ class Stats:
 
     def ended(self, command: str, payload: Any, chunks: int, elapsed_s: float) -> None:
         """Count a request that was accepted and has ended with ``payload``."""
-        kind = payload.get("type") if isinstance(payload, dict) else None
-        outcome = {"error": "failed", "cancelled": "cancelled"}.get(kind or "", "succeeded")
+        counts = self.commands.get(command)
+        if counts is None:
+            counts = self.commands[command] = CommandCounts()
+        kind = payload.get("type") if payload.__class__ is dict else None
         if kind == "error":
+            counts.failed += 1
             self.errors[str(payload.get("code"))] += 1
-        self.requests[outcome] += 1
-        self.chunks += chunks
-        counter = self.commands.setdefault(command, Counter())
-        counter[outcome] += 1
-        counter["chunks"] += chunks
-        counter["elapsed_ms"] += round(elapsed_s * 1000)
+        elif kind == "cancelled":
+            counts.cancelled += 1
+        else:
+            counts.succeeded += 1
+        counts.chunks += chunks
+        counts.elapsed_s += elapsed_s
 
     def snapshot(self) -> dict[str, Any]:
         """All counters as JSON values; times in the unit their name ends with."""
@@ -222,10 +247,16 @@ class Stats:
             "uptime_s": round(time.monotonic() - self.started, 3),
             "rss_mb": round(rss_bytes() / 2**20, 1),
             "threads": threading.active_count(),
-            "requests": dict(self.requests),
-            "commands": {name: dict(counter) for name, counter in self.commands.items()},
+            "requests": {
+                "accepted": self.accepted,
+                "rejected": self.rejected,
+                "succeeded": sum(counts.succeeded for counts in self.commands.values()),
+                "failed": sum(counts.failed for counts in self.commands.values()),
+                "cancelled": sum(counts.cancelled for counts in self.commands.values()),
+            },
+            "commands": {name: counts.snapshot() for name, counts in self.commands.items()},
             "errors": dict(self.errors),
-            "chunks": self.chunks,
+            "chunks": sum(counts.chunks for counts in self.commands.values()),
             "bytes_read": self.bytes_read,
             "bad_lines": self.bad_lines,
             "late_tool_results": self.late_tool_results,

@@ -1,8 +1,11 @@
-"""The command line for people: ``call``, ``describe``, ``show`` and ``doctor``, all around a real worker.
+"""The command line for people: ``call``, ``describe``, ``show`` and ``doctor``, all around a real worker."""
 
-Nothing here is needed to serve; a worker never imports it.
-"""
+from collections.abc import Sequence
 
-from bridge.cli.app import main
 
-__all__ = ["main"]
+def main(argv: Sequence[str]) -> int:
+    """Run the subcommand that ``argv`` names; gives the exit code."""
+    # Imported here: a worker imports this package for the flags of `serve`, and nothing more.
+    from bridge.cli.app import main as run
+
+    return run(argv)

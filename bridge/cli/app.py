@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bridge._version import __version__
-from bridge.cli.flags import BROKEN_PIPE, INTERRUPTED, OK, USAGE, WORKER_DIED, Usage, complain, did_you_mean
+from bridge.cli.flags import BROKEN_PIPE, INTERRUPTED, OK, USAGE, WORKER_DIED, complain, did_you_mean
 from bridge.cli.process import WorkerDied
+from bridge.cli.usage import Usage
 
 #: Subcommand: the module and the function that run it. Imported on use: `--help` should be quick.
 _SUBCOMMANDS = {
@@ -72,6 +73,16 @@ def _run(argv: list[str]) -> int:
 
 def _unknown(word: str) -> str:
     what = "option" if word.startswith("-") else "subcommand"
-    hint = did_you_mean(word, [*_SUBCOMMANDS, "serve", "--help", "--version"])
-    send = "" if hint or what == "option" else f" To send a command: dspy-bridge call {word}"
-    return f"Unknown {what} {word!r}.{hint}{send}\nSee: dspy-bridge --help"
+    known = [*_SUBCOMMANDS, "serve", "--help", "--version"]
+    hint = "" if what == "option" and _is_serve_flag(word) else did_you_mean(word, known)
+    if what == "option":
+        instead = f" To start a worker: dspy-bridge serve {word}"
+    else:
+        instead = f" To send a command: dspy-bridge call {word}"
+    return f"Unknown {what} {word!r}.{hint or instead}\nSee: dspy-bridge --help"
+
+
+def _is_serve_flag(word: str) -> bool:
+    from bridge.cli.serve import FLAGS, flag_of
+
+    return word.split("=", 1)[0] in {"--commands", *(flag_of(name) for name, *_ in FLAGS)}

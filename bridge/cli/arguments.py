@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bridge.cli.flags import Usage
+from bridge.cli.usage import Usage
 
 _KEY = re.compile(r"[A-Za-z_][\w.\-]*\Z")
 

@@ -18,14 +18,13 @@ from bridge.cli.flags import (
     OK,
     WORKER_DIED,
     Parser,
-    Usage,
-    add_worker_flags,
     complain,
-    worker_flags,
 )
 from bridge.cli.process import Line, WorkerDied, WorkerProcess
 from bridge.cli.readable import BAD_ENDS
+from bridge.cli.usage import Usage
 from bridge.cli.views import PlainView, View, choose_view
+from bridge.cli.worker_flags import add_worker_flags, worker_flags
 
 _ID = "call"
 #: How long, in seconds, a worker may take to answer a cancel before it is killed.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bridge.cli.flags import FAILED, OK, Parser, Usage, add_worker_flags, complain, did_you_mean, worker_flags
+from bridge.cli.flags import FAILED, OK, Parser, complain, did_you_mean
 from bridge.cli.process import WorkerProcess
 from bridge.cli.readable import BAD_ENDS
 from bridge.cli.schema import Field, chunk_name, fields_of
+from bridge.cli.usage import Usage
+from bridge.cli.worker_flags import add_worker_flags, worker_flags
 
 _WIDTH = 92
 
@@ -64,13 +67,18 @@ def _list(description: Mapping[str, Any]) -> Iterator[str]:
 
 def first_line(doc: str) -> str:
     """The first line of a docstring."""
-    return doc.strip().split("\n", 1)[0]
+    return plain(doc).split("\n", 1)[0]
+
+
+def plain(doc: str) -> str:
+    """A docstring with Markdown's single backticks and no roles."""
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", doc.strip().replace("``", "`"))
 
 
 def _one(name: str, description: Mapping[str, Any]) -> Iterator[str]:
     command = description["commands"][name]
     yield name
-    yield from (f"  {line}".rstrip() for line in command["doc"].strip().splitlines())
+    yield from (f"  {line}".rstrip() for line in plain(command["doc"]).splitlines())
     yield ""
     yield from _section("args", fields_of(command["args"]))
     for schema in command["chunks"]:
@@ -84,5 +92,7 @@ def _section(title: str, fields: Sequence[Field]) -> Iterator[str]:
         remark = "required" if field.required else f"default {field.default}" if field.default else "optional"
         yield f"  {field.name}: {field.type} ({remark})"
         if field.text:
-            yield textwrap.fill(field.text, _WIDTH, initial_indent="      ", subsequent_indent="      ")
+            yield textwrap.fill(
+                plain(field.text), _WIDTH, initial_indent="      ", subsequent_indent="      "
+            )
     yield ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bridge
-from bridge.cli.describe import ask_worker
+from bridge.cli.describe import ask_worker, plain
 from bridge.cli.schema import Field, chunk_name, fields_of
 
 TARGET = Path(bridge.__file__).parent / "docs" / "commands.md"
@@ -27,32 +26,46 @@ def render(description: Mapping[str, Any]) -> str:
     """The page's text for the answer to a ``describe`` command."""
     lines = [_HEAD]
     for name, command in description["commands"].items():
-        lines += [f"## {name}", "", _markdown(command["doc"].strip()), ""]
-        lines += _table("args", fields_of(command["args"]))
+        lines += [f"## {name}", "", plain(command["doc"]), ""]
+        lines += _args(command["args"])
         for schema in command["chunks"]:
-            fields = [field for field in fields_of(schema) if field.name != "type"]
-            lines += _table(f"Chunk `{chunk_name(schema)}`", fields, schema.get("description", ""))
+            lines += _chunk(schema)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown(text: str) -> str:
-    """Docstring markup as Markdown has it: one backtick, no roles."""
-    return re.sub(r":\w+:`([^`]+)`", r"`\1`", text.replace("``", "`"))
+def _args(schema: Mapping[str, Any]) -> Iterator[str]:
+    fields = fields_of(schema)
+    yield "**args**" if fields else "**args**: none"
+    yield ""
+    if fields:
+        defaults = ["*required*" if field.required else _code(field.default) for field in fields]
+        yield from _table("default", fields, defaults)
 
 
-def _table(title: str, fields: Sequence[Field], text: str = "") -> Iterator[str]:
-    about = f": {_markdown(' '.join(text.split()))}" if text else ""
-    yield f"**{title}**{about}" if fields or about else f"**{title}**: none"
+def _chunk(schema: Mapping[str, Any]) -> Iterator[str]:
+    fields = [field for field in fields_of(schema) if field.name != "type"]
+    about = plain(" ".join(schema.get("description", "").split()))
+    yield f"**Chunk `{chunk_name(schema)}`**" + (f": {about}" if about else "")
     yield ""
-    if not fields:
-        return
-    yield "| field | type | default | |"
-    yield "| --- | --- | --- | --- |"
-    for field in fields:
-        default = "*required*" if field.required else f"`{field.default}`" if field.default else ""
-        cells = [f"`{field.name}`", field.type, default, _markdown(" ".join(field.text.split()))]
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    if fields:
+        yield from _table("present", fields, ["always" if field.required else "" for field in fields])
+
+
+def _table(title: str, fields: Sequence[Field], column: Sequence[str]) -> Iterator[str]:
+    """Rows of ``fields``, with ``column`` under ``title``; texts only if there are any."""
+    texts = any(field.text for field in fields)
+    yield f"| field | type | {title} |" + (" |" if texts else "")
+    yield "| --- | --- | --- |" + (" --- |" if texts else "")
+    for field, cell in zip(fields, column, strict=True):
+        cells = [f"`{field.name}`", field.type, cell]
+        if texts:
+            cells.append(plain(" ".join(field.text.split())))
+        yield "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
     yield ""
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 def main() -> None:

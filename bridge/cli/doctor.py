@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge.cli.flags import FAILED, OK, Parser, add_worker_flags, worker_flags
+from bridge.cli.flags import FAILED, OK, Parser
 from bridge.cli.process import WorkerDied, WorkerProcess
 from bridge.cli.readable import BAD_ENDS
+from bridge.cli.worker_flags import add_worker_flags, worker_flags
 
 MIN_PYTHON = (3, 11)
 #: Seconds that `import dspy` may take in a process of its own.

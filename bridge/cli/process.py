@@ -111,11 +111,13 @@ class WorkerProcess:
             self.send({"command": "shutdown", "args": {"mode": "abort"}})
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
+        # Read to the end: to a worker that is leaving, a closed stdout would be a host that died.
+        overdue = threading.Timer(LEAVE_S, self.kill)
+        overdue.start()
+        while self._stdout.read(65536):
+            pass
+        overdue.cancel()
         self._stdout.close()
-        try:
-            self._process.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
         code = self._process.wait()
         self._log.join(LEAVE_S)
         return code

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge.cli.flags import Parser, Usage
+from bridge.cli.usage import Usage
 from bridge.options import ServeOptions
+
+if TYPE_CHECKING:
+    from bridge.cli.flags import Parser
 
 _DESCRIPTION = "Be a worker: read requests from stdin, one JSON object a line, and write chunks to stdout."
 
@@ -18,7 +21,7 @@ ENVIRONMENT = {
     "DSPY_BRIDGE_SCRIPT": "script",
     "DSPY_BRIDGE_LOG_LEVEL": "log_level",
 }
-_CHOICES = {
+CHOICES = {
     "framing": ("lines", "packet4"),
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("json", "text"),
@@ -52,7 +55,7 @@ def _pace(text: str) -> float:
 
 
 #: Name, metavar (None for a switch), type, help; in the order ``--help`` shows them.
-_FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
+FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
     ("framing", "HOW", str, "lines (JSON and LF) or packet4 (Erlang's {packet, 4})"),
     ("model", "MODEL", str, "default language model, such as openai/gpt-4o-mini (DSPY_BRIDGE_MODEL)"),
     ("api_base", "URL", str, "address of the model's API (DSPY_BRIDGE_API_BASE)"),
@@ -79,23 +82,55 @@ _FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
     ("no_parent_watch", None, str, "go on when the parent process ends while stdin is open"),
 )
 
+COMMANDS_HELP = "import MODULE for its commands (may be repeated)"
+
 
 def parse_serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ServeOptions:
     """The options that the words after ``serve`` and the environment ask for.
 
     :raises Usage: for unknown flags and values out of range, saying what is right.
     """
-    namespace = _parser().parse(argv)
+    flags = _quick(argv)
+    if flags is None:
+        flags = vars(_parser().parse(argv))
     values: dict[str, Any] = {
         name: environ[variable] for variable, name in ENVIRONMENT.items() if environ.get(variable)
     }
-    values.update({name: value for name, value in vars(namespace).items() if value is not None})
+    values.update({name: value for name, value in flags.items() if value is not None})
     values["commands"] = tuple(values.pop("commands", None) or ())
     values["parent_watch"] = not values.pop("no_parent_watch", False)
-    for name, allowed in _CHOICES.items():
+    for name, allowed in CHOICES.items():
         if values.get(name, allowed[0]) not in allowed:
-            raise Usage(f"{_flag(name)} must be one of {', '.join(allowed)}, not {values[name]!r}.")
+            raise Usage(f"{flag_of(name)} must be one of {', '.join(allowed)}, not {values[name]!r}.")
     return ServeOptions(**values)
+
+
+def _quick(argv: Sequence[str]) -> dict[str, Any] | None:
+    """What argparse would make of flags that are all right; None leaves the rest, and --help, to it.
+
+    Importing argparse and building the parser would be a tenth of a worker's start.
+    """
+    flags: dict[str, Any] = {}
+    known = {flag_of(name): (name, metavar, kind) for name, metavar, kind, _ in FLAGS}
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag == "--commands":
+            flags.setdefault("commands", []).append(value if equals else next(words, ""))
+            continue
+        if flag not in known:
+            return None
+        name, metavar, kind = known[flag]
+        if metavar is None:
+            if equals:
+                return None
+            flags[name] = True
+            continue
+        try:
+            flags[name] = kind(value if equals else next(words))
+        except (ValueError, StopIteration):
+            return None
+    return flags
 
 
 def print_help() -> int:
@@ -105,20 +140,25 @@ def print_help() -> int:
 
 
 def _parser() -> Parser:
+    from bridge.cli.flags import Parser
+
     parser = Parser("dspy-bridge serve", _DESCRIPTION)
     defaults = ServeOptions()
-    for name, metavar, kind, text in _FLAGS:
+    for name, metavar, kind, text in FLAGS:
         if metavar is None:
-            parser.add_argument(_flag(name), dest=name, action="store_true", default=None, help=text)
+            parser.add_argument(flag_of(name), dest=name, action="store_true", default=None, help=text)
             continue
         if (default := getattr(defaults, name)) not in (None, 0.0):
             text = f"{text} (default: {default})"
-        parser.add_argument(_flag(name), dest=name, metavar=metavar, type=kind, help=text)
+        parser.add_argument(flag_of(name), dest=name, metavar=metavar, type=kind, help=text)
     parser.add_argument(
-        "--commands", metavar="MODULE", action="append", help="import MODULE for its commands (may be repeated)"
+        "--commands",
+        metavar="MODULE",
+        action="append",
+        help=COMMANDS_HELP,
     )
     return parser
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")

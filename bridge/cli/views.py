@@ -105,9 +105,10 @@ class RichView:
             self._console.print(RichText(text.text, self._STYLES.get(text.style, "")), end=text.end)
 
     def log(self, text: str) -> None:
-        (self._console if self._bar.live.is_started else self._stderr).print(
-            text, style="yellow", markup=False
-        )
+        from rich.text import Text as RichText
+
+        console = self._console if self._bar.live.is_started else self._stderr
+        console.print(RichText(text, "yellow"))
 
     def close(self) -> None:
         self._bar.stop()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import platform
+import sys
 import time
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -68,7 +67,9 @@ def describe_command(item: Command) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the worker, of Python and of what it is built on, without importing them."""
-    found = {"bridge": __version__, "python": platform.python_version()}
+    from importlib import metadata  # 20 ms that no start needs
+
+    found = {"bridge": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in DISTRIBUTIONS:
         try:
             found[name] = metadata.version(name)

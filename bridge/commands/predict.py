@@ -23,7 +23,8 @@ MAX_CONCURRENCY = 1024
 class BatchArgs(msgspec.Struct, forbid_unknown_fields=True):
     """Either ``signature`` or ``program``, and the ``items``: one object of input fields each.
 
-    ``order``: results as in ``items``, or as they are completed. ``max_errors``: so many failed items end the batch.
+    ``order``: results as in ``items``, or as they are completed. ``max_errors``: so many failed items end
+    the batch.
     """
 
     items: list[dict[str, Any]]

@@ -1,7 +1,7 @@
 """DSPy's adapters, with the same output for less work.
 
-A system message depends on the signature alone and is made once; a plain string needs no serializer. Tests hold
-every message against the stock adapters'.
+A system message depends on the signature alone and is made once; a plain string needs no serializer. Tests
+hold every message against the stock adapters'.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dspy.signatures.signature import Signature
 MAX_SYSTEM_MESSAGES = 256
 
 
-class _Remembered(ChatAdapter):
+class _Remembered(ChatAdapter):  # type: ignore[misc] # DSPy is untyped
     """System messages by signature, the least recently used dropped first."""
 
     _system_messages: OrderedDict[Any, str]
@@ -24,7 +24,9 @@ class _Remembered(ChatAdapter):
 
     def format_system_message(self, signature: type[Signature]) -> str:
         key = (signature, signature.__doc__)  # instructions can be assigned to
-        return _remember(self.__dict__.setdefault("_system_messages", OrderedDict()), key, self._system, signature)
+        return _remember(
+            self.__dict__.setdefault("_system_messages", OrderedDict()), key, self._system, signature
+        )
 
     def user_message_output_requirements(self, signature: type[Signature]) -> str:
         known = self.__dict__.setdefault("_requirements", OrderedDict())
@@ -52,13 +54,13 @@ class FastChatAdapter(_Remembered):
         return "\n\n".join(messages).strip()
 
 
-class FastJSONAdapter(_Remembered, JSONAdapter):
+class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # as above
     """:class:`dspy.JSONAdapter`; its user messages are the chat adapter's."""
 
     format_user_message_content = FastChatAdapter.format_user_message_content
 
 
-class FastXMLAdapter(_Remembered, XMLAdapter):
+class FastXMLAdapter(_Remembered, XMLAdapter):  # type: ignore[misc] # as above
     """:class:`dspy.XMLAdapter`."""
 
 
@@ -68,7 +70,11 @@ for _fast, _stock in ((_Remembered, ChatAdapter), (FastChatAdapter, ChatAdapter)
 FastJSONAdapter.format, FastJSONAdapter.parse = JSONAdapter.format, JSONAdapter.parse
 FastXMLAdapter.format, FastXMLAdapter.parse = XMLAdapter.format, XMLAdapter.parse
 
-_CLASSES: dict[str, type[ChatAdapter]] = {"chat": FastChatAdapter, "json": FastJSONAdapter, "xml": FastXMLAdapter}
+_CLASSES: dict[str, type[ChatAdapter]] = {
+    "chat": FastChatAdapter,
+    "json": FastJSONAdapter,
+    "xml": FastXMLAdapter,
+}
 _instances: dict[str, Adapter] = {}
 
 

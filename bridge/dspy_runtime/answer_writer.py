@@ -21,7 +21,9 @@ def write_answer(shape: Format, values: dict[str, Any]) -> str:
     return "\n\n".join([*sections, "[[ ## completed ## ]]"])
 
 
-def example(schema: dict[str, Any], text: str, definitions: dict[str, Any] | None = None, depth: int = 0) -> Any:
+def example(
+    schema: dict[str, Any], text: str, definitions: dict[str, Any] | None = None, depth: int = 0
+) -> Any:
     """A value that satisfies a JSON Schema; ``text`` wherever any string will do."""
     definitions = {**(definitions or {}), **schema.get("$defs", {})}
     if depth > MAX_DEPTH:
@@ -51,7 +53,9 @@ def _object(schema: dict[str, Any], text: str, definitions: dict[str, Any], dept
     required = schema.get("required", ())
     properties = schema.get("properties", {})
     return {
-        name: example(part, text, definitions, depth + 1) for name, part in properties.items() if name in required
+        name: example(part, text, definitions, depth + 1)
+        for name, part in properties.items()
+        if name in required
     }
 
 

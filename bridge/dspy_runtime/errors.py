@@ -34,12 +34,19 @@ _CODES: tuple[tuple[type[Exception], Code], ...] = (
 )
 
 # How lm15, httpx, requests and the standard library name a wait that took too long.
-_TIMEOUT_NAMES = ("ReadTimeout", "WriteTimeout", "ConnectTimeout", "PoolTimeout", "APITimeoutError", "Timeout")
-
-HOW_TO_CONFIGURE = 'Send a configure command, pass "lm", or start the worker with --model or DSPY_BRIDGE_MODEL.'
-INSTALL_LITELLM = (
-    "This model is reached through LiteLLM, which is not installed: pip install 'dspy-bridge[litellm]'."
+_TIMEOUT_NAMES = (
+    "ReadTimeout",
+    "WriteTimeout",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "APITimeoutError",
+    "Timeout",
 )
+
+HOW_TO_CONFIGURE = (
+    'Send a configure command, pass "lm", or start the worker with --model or DSPY_BRIDGE_MODEL.'
+)
+INSTALL_LITELLM = "This model is reached through LiteLLM, which is not installed: pip install litellm"
 
 
 def not_configured(message: str = "No language model is configured.") -> BridgeError:

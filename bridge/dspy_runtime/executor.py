@@ -1,7 +1,8 @@
 """The loop's default executor: DSPy's own small steps run at once, everything else in threads.
 
-DSPy sends four to six little functions per LM call through ``asyncio.to_thread``. Each costs a thread switch of
-some 60 µs for work of 5 to 50 µs. Those that neither read files nor look up names are run where they are awaited.
+DSPy sends four to six little functions per LM call through ``asyncio.to_thread``. Each costs a thread
+switch of some 60 µs for work of 5 to 50 µs. Those that neither read files nor look up names are run where
+they are awaited.
 """
 
 from __future__ import annotations
@@ -30,11 +31,10 @@ class InlineExecutor(ThreadPoolExecutor):
         super().__init__(max_workers, thread_name_prefix="blocking")
         self._inline = inline
 
-    # typeshed declares submit generically over the callable's parameters, which an override that looks into
-    # them can not repeat.
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if isinstance(fn, partial) and not args and not kwargs and self._only_computes(fn):
-            return _run(fn)
+            done: Future[Any] = _run(fn)
+            return done
         return super().submit(fn, *args, **kwargs)
 
     def _only_computes(self, call: partial[Any]) -> bool:
@@ -82,6 +82,6 @@ def _run(call: partial[Any]) -> Any:
         future.set_result(call())
     except StopIteration as error:
         future.set_exception(RuntimeError(f"the call raised {error!r}"))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whoever awaits it gets it
         future.set_exception(error)
     return future

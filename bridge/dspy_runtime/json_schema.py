@@ -1,9 +1,9 @@
 """JSON Schema to annotations: objects become pydantic models.
 
 Covered: ``type`` (also a list of types), ``properties``, ``required``, ``additionalProperties``, ``items``,
-``prefixItems``, ``enum``, ``const``, ``anyOf``/``oneOf``, ``allOf`` of one, ``nullable``, ``$ref`` into ``$defs`` or
-``definitions``, ``default``, ``title``, ``description``, and the bounds of numbers, strings and arrays. Other
-keywords are refused rather than silently not enforced.
+``prefixItems``, ``enum``, ``const``, ``anyOf``/``oneOf``, ``allOf`` of one, ``nullable``, ``$ref`` into
+``$defs`` or ``definitions``, ``default``, ``title``, ``description``, and the bounds of numbers, strings
+and arrays. Other keywords are refused rather than silently not enforced.
 """
 
 from __future__ import annotations
@@ -21,22 +21,77 @@ TYPE_NAMES = ("string", "integer", "number", "boolean", "array", "object", "null
 
 _SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None}
 _BOUNDS = {
-    "minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt", "multipleOf": "multiple_of",
-    "minLength": "min_length", "maxLength": "max_length", "minItems": "min_length", "maxItems": "max_length",
-}  # fmt: skip
+    "minimum": "ge",
+    "maximum": "le",
+    "exclusiveMinimum": "gt",
+    "exclusiveMaximum": "lt",
+    "multipleOf": "multiple_of",
+    "minLength": "min_length",
+    "maxLength": "max_length",
+    "minItems": "min_length",
+    "maxItems": "max_length",
+}
 _SHAPE = {
-    "type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum", "const", "anyOf",
-    "oneOf", "allOf", "nullable", "$ref", "default",
-}  # fmt: skip
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "prefixItems",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "nullable",
+    "$ref",
+    "default",
+}
 _REMARKS = {
-    "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "desc", "examples", "example",
-    "deprecated", "readOnly", "writeOnly", "format",
-}  # fmt: skip
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+    "title",
+    "description",
+    "desc",
+    "examples",
+    "example",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "format",
+}
 KEYWORDS = frozenset(_SHAPE | _REMARKS | set(_BOUNDS))
 
 
+class SchemaModel(pydantic.BaseModel):
+    """Base of the models made here. Their fields' aliases are the schema's own property names."""
+
+    model_config = pydantic.ConfigDict(
+        populate_by_name=True, serialize_by_alias=True, protected_namespaces=()
+    )
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` with every model made here as an object of the schema's properties, absent ones left out."""
+    if isinstance(value, SchemaModel):
+        found = {
+            field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()
+        }
+        given = {type(value).model_fields[name].alias or name for name in _given_fields(value)}
+        kept = {name: to_plain(item) for name, item in found.items() if item is not None or name in given}
+        return kept | {name: to_plain(item) for name, item in (value.model_extra or {}).items()}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_plain(item) for item in value]
+    return value
+
+
 def looks_like_schema(value: dict[str, Any]) -> bool:
-    """Whether an object that describes a field is a JSON Schema rather than ``{"type": "list[str]", "desc": …}``."""
+    """Whether a field's description is a JSON Schema rather than ``{"type": "list[str]", "desc": …}``."""
     kind = value.get("type")
     if isinstance(kind, list) or kind in TYPE_NAMES:
         return True
@@ -75,7 +130,7 @@ class _Reader:
         if unknown := sorted(set(schema) - KEYWORDS):
             raise ValueError(f"the JSON Schema keyword {unknown[0]!r} is not supported")
         found = self._core(schema, name, refs, depth)
-        return Optional[found] if schema.get("nullable") is True else found  # noqa: UP045 built at run time
+        return Optional[found] if schema.get("nullable") is True else found  # noqa: UP045 - built at run time
 
     def _core(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         if "$ref" in schema:
@@ -85,7 +140,7 @@ class _Reader:
         for combination in ("anyOf", "oneOf", "allOf"):
             if combination in schema:
                 return self._combined(combination, schema[combination], name, refs, depth)
-        kind = schema.get("type", _implied(schema))
+        kind = schema["type"] if "type" in schema else _implied(schema)
         if isinstance(kind, list):
             choices = [{**schema, "type": each} for each in kind]
             return self._combined("type", choices, name, refs, depth)
@@ -114,7 +169,7 @@ class _Reader:
             raise ValueError("allOf of several schemas is not supported")
         names = [name] if len(choices) == 1 else [f"{name}{number}" for number in range(1, len(choices) + 1)]
         read = [self.read(choice, each, refs, depth + 1) for choice, each in zip(choices, names, strict=True)]
-        return Union[tuple(read)]
+        return Union[tuple(read)]  # noqa: UP007 - built at run time
 
     def _array(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         if "prefixItems" in schema:
@@ -143,11 +198,12 @@ class _Reader:
         for number, (key, value) in enumerate(properties.items()):
             read = self.read(value, name + _class_name(key), refs, depth + 1)
             fields[_field_name(key, number)] = _field(key, value, read, key in required)
-        config = pydantic.ConfigDict(
-            extra="allow" if extra not in (None, False) else "forbid" if extra is False else "ignore",
-            populate_by_name=True, serialize_by_alias=True, protected_namespaces=(),
-        )  # fmt: skip
-        return pydantic.create_model(name, __config__=config, **fields)
+        policy = "forbid" if extra is False else "ignore" if extra is None else "allow"
+        return pydantic.create_model(name, __base__=SchemaModel, __cls_kwargs__={"extra": policy}, **fields)
+
+
+def _given_fields(value: pydantic.BaseModel) -> set[str]:
+    return value.model_fields_set & set(type(value).model_fields)
 
 
 def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
@@ -160,7 +216,8 @@ def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
         return read, pydantic.Field(**settings)
     if "default" in about:
         return read, pydantic.Field(default=about["default"], **settings)
-    return Optional[read], pydantic.Field(default=None, **settings)
+    optional = Optional[read]  # noqa: UP045 - built at run time
+    return optional, pydantic.Field(default=None, **settings)
 
 
 def _literal(values: Any) -> Any:

@@ -16,6 +16,7 @@ from bridge.dspy_runtime import lm_build
 from bridge.dspy_runtime.errors import not_configured
 from bridge.dspy_runtime.specs import LmSpec
 from bridge.errors import BridgeError, Code
+from bridge.redact import redact_secrets
 
 if TYPE_CHECKING:
     import dspy
@@ -67,7 +68,7 @@ class InternedLm:
         for lane in lanes:
             try:
                 await lane.aclose()
-            except Exception:
+            except Exception:  # noqa: BLE001 - one that can not be closed must not keep the others open
                 _log.warning("closing connections to %s failed", self.spec.model, exc_info=True)
 
 
@@ -221,5 +222,10 @@ class LmStore:
 
     def _describe(self, name: str, named: _Named) -> dict[str, Any]:
         interned = named.interned
-        about = {"name": name, "model": interned.spec.model, "provider": interned.provider, "adapter": named.adapter}
+        about = {
+            "name": name,
+            "model": redact_secrets(interned.spec.model),
+            "provider": interned.provider,
+            "adapter": named.adapter,
+        }
         return about | ({"scripted": True} if interned.scripted else {})

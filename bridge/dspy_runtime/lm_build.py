@@ -22,9 +22,16 @@ DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_RETRIES = 2
 
 _SAME_NAMES = (
-    "api_key", "api_base", "api_version", "top_p", "stop", "seed",
-    "presence_penalty", "frequency_penalty", "reasoning_effort",
-)  # fmt: skip
+    "api_key",
+    "api_base",
+    "api_version",
+    "top_p",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "reasoning_effort",
+)
 
 __all__ = ["build", "is_plain", "is_scripted", "provider_of"]
 
@@ -35,7 +42,8 @@ def build(spec: LmSpec, options: ServeOptions) -> dspy.LM:
     """A new LM; the spec's secrets are redacted from now on.
 
     Raises:
-        BridgeError: ``invalid_args`` for settings that can not be, ``lm_not_configured`` if what the model needs
+        BridgeError: ``invalid_args`` for settings that can not be, ``lm_not_configured`` if what the model
+        needs
             is not installed.
     """
     _remember_secrets(spec)
@@ -47,9 +55,14 @@ def build(spec: LmSpec, options: ServeOptions) -> dspy.LM:
     try:
         lm = dspy.LM(spec.model, **_arguments(spec, options))
         native = _is_native(lm)
+        if native:
+            # Left to choose, DSPy would import LiteLLM in the middle of a call that its own engine refuses.
+            lm = dspy.LM(spec.model, engine="lm15", **_arguments(spec, options))
     except (dspy.LMError, ValueError, TypeError) as error:
         text = getattr(error, "message", "") or str(error)
-        raise invalid_args(f"The language model {spec.model!r} can not be used: {text}", "$.args.lm") from error
+        raise invalid_args(
+            f"The language model {spec.model!r} can not be used: {text}", "$.args.lm"
+        ) from error
     if not native and importlib.util.find_spec("litellm") is None:
         raise BridgeError(
             f"{spec.model}: {INSTALL_LITELLM}",

@@ -1,4 +1,4 @@
-"""Importing DSPy once, in the background, and setting it up for a server that runs many requests at a time."""
+"""Importing DSPy once, in the background, and setting it up for many requests at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import sys
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,7 @@ async def runtime(options: ServeOptions) -> Runtime:
 
 
 def snapshot() -> dict[str, Any]:
-    """What is loaded and configured, for ``stats``: ``{"loaded": bool, "lms": {name: {...}}}``. No secrets."""
+    """What is loaded, for ``stats``: ``{"loaded": bool, "lms": {name: {...}}}``. No secrets."""
     loading = _loading
     if loading is None or not loading.done() or loading.exception() is not None:
         return {"loaded": False, "lms": {}}
@@ -89,7 +88,7 @@ def remember_secrets() -> None:
 def _load_into(options: ServeOptions, result: Future[Runtime]) -> None:
     try:
         result.set_result(_load(options))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - waiters get it; this thread has nobody to tell
         _log.warning("DSPy can not be loaded", exc_info=error)
         failure = BridgeError(f"DSPy can not be loaded ({type(error).__name__}: {error}).")
         failure.__cause__ = error
@@ -132,8 +131,3 @@ def _quiet_logging() -> None:
         logger.removeHandler(handler)
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
-
-
-def is_imported() -> bool:
-    """Whether DSPy is (being) imported in this process."""
-    return "dspy" in sys.modules

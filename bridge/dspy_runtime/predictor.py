@@ -9,6 +9,7 @@ import dspy
 
 from bridge.dspy_runtime.batch import Batch, Outcome
 from bridge.dspy_runtime.errors import to_bridge_error
+from bridge.dspy_runtime.json_schema import to_plain
 from bridge.dspy_runtime.usage import CallUsage, no_usage
 from bridge.errors import BridgeError, invalid_args
 
@@ -80,6 +81,7 @@ class ItemRunner:
             return Outcome(index, no_usage(), error=error)
         try:
             prediction = await self._module.acall(**inputs, **self._extra)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one item's failure is that item's answer
             return Outcome(index, usage.take(), error=to_bridge_error(error))
-        return Outcome(index, usage.take(), output=dict(prediction.items()))
+        output = {name: item if type(item) is str else to_plain(item) for name, item in prediction.items()}
+        return Outcome(index, usage.take(), output=output)

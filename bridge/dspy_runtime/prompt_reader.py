@@ -1,7 +1,7 @@
 """Reading an adapter's prompt back: its format, the input values, and the output fields it asks for.
 
-The ``scripted`` LM needs no more than the messages any LM gets. The shapes are those of DSPy 3.4's ChatAdapter,
-JSONAdapter and XMLAdapter; tests render prompts with them and read them here.
+The ``scripted`` LM needs no more than the messages any LM gets. The shapes are those of DSPy 3.4's
+ChatAdapter, JSONAdapter and XMLAdapter; tests render prompts with them and read them here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ _ASKED: dict[Format, re.Pattern[str]] = {
     "json": re.compile(r"`(\w+)`"),
     "xml": re.compile(r"`<(\w+)>`"),
 }
+# Each field is shown once as a header with its own name for a value.
+_HEADER = re.compile(r"^\[\[ ## (\w+) ## \]\]\n\{\1\}", re.MULTILINE)
+_PLACEHOLDER: dict[Format, re.Pattern[str]] = {
+    "chat": _HEADER,
+    "json": _HEADER,
+    "xml": re.compile(r"^<(\w+)>\n\{\1\}", re.MULTILINE),
+}
 _NOTE = "        # note: the value you produce "
 
 
@@ -42,7 +49,7 @@ def read_prompt(system: str, user: str) -> Prompt | None:
         return None
     shape, body, ask = asked
     outputs = _asked_fields(shape, ask)
-    names, schemas = _read_system(system, shape)
+    names, schemas = _read_system(system, shape, outputs)
     return Prompt(shape, _read_inputs(shape, names, body), outputs, schemas)
 
 
@@ -64,28 +71,20 @@ def _asked_fields(shape: Format, ask: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _read_system(system: str, shape: Format) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+def _read_system(
+    system: str, shape: Format, outputs: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
     """The input fields' names and the output fields' schemas, from the system message."""
-    inputs_part, _, rest = system.partition("Your output fields are:\n")
-    outputs_part, _, structure = rest.partition("All interactions will be structured in the following way")
-    notes = _json_notes(structure) if shape == "json" else structure
-    schemas = {name: _schema(name, notes) for name in _enumerated(outputs_part)}
-    return _enumerated(inputs_part.partition("Your input fields are:\n")[2]), schemas
+    shown = dict.fromkeys(_PLACEHOLDER[shape].findall(system))
+    notes = _json_notes(system) if shape == "json" else system
+    return tuple(name for name in shown if name not in outputs), {
+        name: _schema(name, notes) for name in outputs
+    }
 
 
-def _enumerated(listing: str) -> tuple[str, ...]:
-    """The names in ``1. `a` (str): …``; lines of a description do not count unless they go on with the number."""
-    names: list[str] = []
-    for line in listing.split("\n"):
-        match = re.match(rf"{len(names) + 1}\. `(\w+)` \(", line)
-        if match:
-            names.append(match.group(1))
-    return tuple(names)
-
-
-def _json_notes(structure: str) -> str:
+def _json_notes(system: str) -> str:
     """The JSON adapter's notes, in the shape the chat adapter gives them."""
-    _, _, text = structure.partition("Outputs will be a JSON object with the following fields.\n\n")
+    _, _, text = system.partition("Outputs will be a JSON object with the following fields.\n\n")
     try:
         fields, _ = json.JSONDecoder().raw_decode(text)
     except ValueError:
@@ -113,7 +112,7 @@ def _schema(name: str, notes: str) -> dict[str, Any]:
 
 
 def _read_inputs(shape: Format, names: tuple[str, ...], body: str) -> dict[str, str]:
-    """The values between the headers. Read from the end: a value may quote a header, the last one is the real one."""
+    """The values between the headers, read from the end: of a header that a value quotes the last is real."""
     found: dict[str, str] = {}
     end = len(body)
     for name in reversed(names):

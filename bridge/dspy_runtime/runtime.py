@@ -39,7 +39,8 @@ class Runtime:
 
 
 def _inline_steps() -> dict[Any, Any]:
-    """DSPy's functions that only compute, and when. Empty if this DSPy has others: it is then merely slower."""
+    """DSPy's functions that only compute, and when. Empty if this DSPy has others: it is then merely
+    slower."""
     try:
         from dspy.clients.capabilities import capabilities
         from dspy.clients.engines.lm15_engine import AsyncLM15Engine

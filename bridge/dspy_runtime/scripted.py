@@ -33,14 +33,20 @@ _ERRORS: dict[str, type[lm15.LM15Error]] = {
     "unsupported_model": lm15.UnsupportedModelError,
 }
 _BY_STATUS = {
-    401: "auth", 402: "billing", 403: "auth", 404: "unsupported_model", 408: "timeout", 429: "rate_limit",
+    401: "auth",
+    402: "billing",
+    403: "auth",
+    404: "unsupported_model",
+    408: "timeout",
+    429: "rate_limit",
     504: "timeout",
-}  # fmt: skip
+}
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 class ScriptedEngine:
-    """Answers from ``entries``, the first that matches. ``tokens_per_s`` paces :meth:`stream` (0: at once)."""
+    """Answers from ``entries``, the first that matches. ``tokens_per_s`` paces :meth:`stream` (0: at
+    once)."""
 
     def __init__(self, entries: list[ScriptEntry], tokens_per_s: float = 0.0) -> None:
         self._entries = entries
@@ -136,7 +142,9 @@ class Plan:
         parts: list[Any] = [lm15.ThinkingPart(self._reasoning)] if self._reasoning else []
         parts.append(lm15.TextPart(self._text))
         message = lm15.Message.assistant(parts)
-        return lm15.Response(id=None, model=self._model, message=message, finish_reason="stop", usage=self._usage)
+        return lm15.Response(
+            id=None, model=self._model, message=message, finish_reason="stop", usage=self._usage
+        )
 
     def events(self) -> Iterator[tuple[lm15.StreamEvent, bool]]:
         """The answer as stream events, each with whether it is a token (which the pace applies to)."""
@@ -159,7 +167,9 @@ class Plan:
 def _to_error(error: ScriptError) -> lm15.LM15Error:
     by_status = "server" if (error.status or 0) >= 500 else "invalid_request"
     code = error.code or _BY_STATUS.get(error.status or 0, by_status)
-    return _ERRORS[code](error.message, provider=SCRIPTED, status=error.status, retry_after=error.retry_after_s)
+    return _ERRORS[code](
+        error.message, provider=SCRIPTED, status=error.status, retry_after=error.retry_after_s
+    )
 
 
 def _matches(match: str | dict[str, Any] | None, inputs: dict[str, str]) -> bool:
@@ -196,7 +206,8 @@ def _answer(prompt: Prompt | None, entry: ScriptEntry, user: str) -> str:
 
 
 def _caller_schema(name: str) -> dict[str, Any] | None:
-    """The field's exact type from the predictor that calls, where there is one; prompts tell less (XML's do)."""
+    """The field's exact type from the predictor that calls, where there is one; prompts tell less (XML's
+    do)."""
     callers = dspy.settings.caller_modules
     signature = getattr(callers[-1], "signature", None) if callers else None
     field = signature.output_fields.get(name) if isinstance(signature, type(dspy.Signature)) else None

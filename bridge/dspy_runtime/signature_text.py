@@ -1,4 +1,4 @@
-"""Taking signatures apart: ``"a: int, b -> c: Literal['x', 'y']"`` into names and the texts of their types."""
+"""Taking signatures apart: ``"a: int, b -> c: list[str]"`` into names and the texts of their types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures from the wire: built without importing what their text names, cached, and held against inputs."""
+"""Signatures from the wire: built without importing what they name, cached, held against inputs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ MAX_DESC_CHARS = 20_000
 #: What a predictor takes beside its inputs.
 _RESERVED = frozenset({"lm", "config", "demos", "signature", "new_signature", "prediction", "self"})
 _PATH = "$.args.signature"
+# DSPy turns what stands between such markers, in any user message, into images, files and other parts.
+# Only its own media types may write them: in an item's text they would let data name files and addresses.
+_MARKER = "<<CUSTOM-TYPE-"
+_HARMLESS = "< <CUSTOM-TYPE-"
 
 Spec = str | SignatureSpec
 
@@ -60,7 +64,10 @@ class CompiledSignature:
                     continue
                 raise invalid_args(f"The input field {name!r} is missing.", f"{path}.{name}")
             value = inputs[name]
-            coerced[name] = value if type(value) is kind is str else self._convert(name, value, path)
+            if kind is str and type(value) is str:
+                coerced[name] = value if _MARKER not in value else _defused(value)
+            else:
+                coerced[name] = self._convert(name, _defused(value), path)
         if len(coerced) < len(inputs):
             self._refuse_unknown(inputs, path)
         return coerced
@@ -75,7 +82,9 @@ class CompiledSignature:
             reason = first_problem(error)
         except (TypeError, ValueError, ImportError) as error:  # raised by DSPy's own types
             reason = str(error)
-        raise invalid_args(f"The input field {name!r} has a value that does not fit: {reason[:300]}", f"{path}.{name}")
+        raise invalid_args(
+            f"The input field {name!r} has a value that does not fit: {reason[:300]}", f"{path}.{name}"
+        )
 
     def _refuse_unknown(self, inputs: dict[str, Any], path: str) -> None:
         for name in inputs:
@@ -98,7 +107,11 @@ class SignatureCache:
         Raises:
             BridgeError: ``invalid_args`` with the place and the field.
         """
-        key = spec.encode("utf-8", "surrogatepass") if isinstance(spec, str) else b"\0" + msgspec.json.encode(spec)
+        key = (
+            spec.encode("utf-8", "surrogatepass")
+            if isinstance(spec, str)
+            else b"\0" + msgspec.json.encode(spec)
+        )
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = CompiledSignature(build(spec))
@@ -239,8 +252,18 @@ def _buildable(name: str) -> bool:
             fields = {name: (str, dspy.InputField()), other: (str, dspy.OutputField())}
             made = dspy.Signature(fields, "Try.")
             return list(made.input_fields) == [name] and made.input_fields[name].is_required()
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, the name does not work
         return False
+
+
+def _defused(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(_MARKER, _HARMLESS)
+    if isinstance(value, list):
+        return [_defused(item) for item in value]
+    if isinstance(value, dict):
+        return {_defused(key): _defused(item) for key, item in value.items()}
+    return value
 
 
 def _member(path: str, name: str) -> str:

@@ -30,9 +30,9 @@ class ScriptEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     """One scripted answer: when it applies (``match``) and what it says.
 
     ``match`` is an object of input fields and their exact values, or a string to be found anywhere in the
-    inputs; without it the entry always applies. ``outputs`` holds values for output fields (those left out are
-    echoed), ``text`` replaces the whole answer verbatim, ``reasoning`` is native thinking, ``error`` a failure,
-    ``delay_s`` a wait before either. ``times``: the entry applies that often and no more.
+    inputs; without it the entry always applies. ``outputs`` holds values for output fields (those left out
+    are echoed), ``text`` replaces the whole answer verbatim, ``reasoning`` is native thinking, ``error`` a
+    failure, ``delay_s`` a wait before either. ``times``: the entry applies that often and no more.
     """
 
     match: str | dict[str, Any] | None = None
@@ -48,9 +48,9 @@ class LmSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A language model and how to call it. Absent settings are left to the provider.
 
     ``timeout_s`` bounds each wait of one attempt (default 300), ``num_retries`` the further attempts after a
-    passing failure (default 2, at 1, 2, 4… seconds or the provider's ``Retry-After``). ``cache`` reuses answers
-    to identical calls: off unless asked for or the worker has ``--cache-dir``. ``script`` and ``tokens_per_s``
-    are for the ``scripted`` model only.
+    passing failure (default 2, at 1, 2, 4… seconds or the provider's ``Retry-After``). ``cache`` reuses
+    answers to identical calls: off unless asked for or the worker has ``--cache-dir``. ``script`` and
+    ``tokens_per_s`` are for the ``scripted`` model only.
     """
 
     model: Name

@@ -1,7 +1,7 @@
 """Types written as text (``list[str]``, ``Literal['a', 'b'] | None``), read without evaluating anything.
 
-``dspy.Signature`` imports whatever module a type's text names. Here a text is parsed, and every name in it must be
-on the list.
+``dspy.Signature`` imports whatever module a type's text names. Here a text is parsed, and every name in it
+must be on the list.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _annotation(node: ast.expr, depth: int) -> Any:
     if isinstance(node, ast.Attribute):
         return _media(node)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return Union[_annotation(node.left, depth + 1), _annotation(node.right, depth + 1)]  # noqa: UP007 built at run time
+        return Union[_annotation(node.left, depth + 1), _annotation(node.right, depth + 1)]  # noqa: UP007 - built at run time
     if isinstance(node, ast.Subscript):
         return _subscript(node, depth)
     raise ValueError(f"{_short(ast.unparse(node))} is not a type")
@@ -101,9 +101,9 @@ def _subscript(node: ast.Subscript, depth: int) -> Any:
 
 def _generic(base: str, arguments: list[ast.expr], depth: int) -> Callable[[], Any]:
     if base == "Optional" and len(arguments) == 1:
-        return lambda: Optional[_annotation(arguments[0], depth)]  # noqa: UP045 built at run time
+        return lambda: Optional[_annotation(arguments[0], depth)]  # noqa: UP045 - built at run time
     if base == "Union" and arguments:
-        return lambda: Union[tuple(_annotation(argument, depth) for argument in arguments)]  # noqa: UP007 as above
+        return lambda: Union[tuple(_annotation(argument, depth) for argument in arguments)]  # noqa: UP007 - as above
     if base not in _GENERIC_ARITY:
         raise _unknown(base) if base not in NAMES else ValueError(f"{base} takes nothing in brackets")
     low, high = _GENERIC_ARITY[base]
@@ -127,14 +127,19 @@ def _literal(node: ast.expr) -> Any:
             return inner.value
         if type(inner.value) is int:
             return -inner.value
-    raise ValueError(f"Literal takes strings, whole numbers, True, False and None, not {_short(ast.unparse(node))}")
+    raise ValueError(
+        f"Literal takes strings, whole numbers, True, False and None, not {_short(ast.unparse(node))}"
+    )
 
 
 def _code(arguments: list[ast.expr]) -> Any:
     if len(arguments) == 1:
         argument = arguments[0]
         language = argument.value if isinstance(argument, ast.Constant) else getattr(argument, "id", None)
-        if isinstance(language, str) and language.replace("+", "").replace("#", "").replace("_", "").isalnum():
+        if (
+            isinstance(language, str)
+            and language.replace("+", "").replace("#", "").replace("_", "").isalnum()
+        ):
             return dspy.Code[language]
     raise ValueError("Code takes the name of one language in brackets")
 

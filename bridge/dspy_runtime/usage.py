@@ -14,14 +14,9 @@ def no_usage() -> Usage:
     return {"calls": 0, "input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
 
-def add(total: Usage, more: Usage) -> None:
-    """Add ``more`` to ``total`` in place."""
-    for name, value in more.items():
-        total[name] += value
-
-
-class CallUsage(UsageTracker):
-    """What the LM calls of one program run cost. Answers from the cache count nothing, retried failures neither.
+class CallUsage(UsageTracker):  # type: ignore[misc] # DSPy is untyped
+    """What the LM calls of one program run cost. Answers from the cache count nothing, retried failures
+    neither.
 
     DSPy deep-copies its settings here and there; a tracker that is copied would count into the void.
     """

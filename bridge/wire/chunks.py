@@ -14,31 +14,32 @@ import msgspec
 import orjson
 
 from bridge.errors import BridgeError, Code
-from bridge.wire.codec import ENCODE_OPTIONS, encode_plainly, escape_separators, exceeds_depth
-from bridge.wire.fallback import convert, key_text, plain
+from bridge.wire.codec import ENCODE_OPTIONS, encode_plain, escape_separators, exceeds_depth
+from bridge.wire.fallback import convert, key_text, plain, struct_fields
 from bridge.wire.framing import LENGTH_BYTES
 from bridge.wire.messages import Final_, RequestId
 
 RESERVED: Final = frozenset({"id", "seq", "done"})
-_COMMA: Final = ord(",")
-_DONE: Final = b',"done":true}'
+COMMA: Final = ord(",")
+_DONE: Final = b',"done":true}\n'
 #: Room for ``seq``'s digits and ``done``, beyond the head and the payload.
 _AROUND: Final = 32
+LINE_OPTIONS: Final = ENCODE_OPTIONS | orjson.OPT_APPEND_NEWLINE
 _dumps = orjson.dumps
 
 
 class ChunkFormat:
     """How chunks are written on one connection: framing and limits."""
 
-    __slots__ = ("_max_bytes", "_max_depth", "_packet4", "_small")
+    __slots__ = ("_max_bytes", "_max_depth", "packet4", "small")
 
     def __init__(self, *, framing: str, max_line_bytes: int, max_depth: int) -> None:
-        self._packet4 = framing == "packet4"
+        self.packet4 = framing == "packet4"
         self._max_bytes = max_line_bytes
         self._max_depth = max_depth
         # A chunk of fewer bytes can be neither too deep (a level takes two brackets) nor, with every
         # separator escaped (three bytes become six), too long.
-        self._small = min(2 * max_depth, max_line_bytes // 2)
+        self.small = min(2 * max_depth, max_line_bytes // 2)
 
     def head(self, request_id: RequestId) -> bytes:
         """The start of every chunk of a request, with a ``%d`` for ``seq``."""
@@ -55,27 +56,27 @@ class ChunkFormat:
         ):
             payload = self.mapping(payload)
         try:
-            encoded = _dumps(payload, convert, ENCODE_OPTIONS)
+            encoded = _dumps(payload, convert, LINE_OPTIONS)
         except (orjson.JSONEncodeError, RecursionError):
             encoded = self._rebuilt(payload)
-        if len(encoded) > self._small:
-            encoded = self._checked(encoded, len(head), payload)
-        if self._packet4:
-            self._append_packet(out, head % seq + b"," + encoded[1:-1] + (_DONE if done else b"}"))
+        if len(encoded) > self.small:
+            encoded = self.checked(encoded, len(head), payload)
+        if self.packet4:
+            end = _DONE[:-1] if done else b"}"
+            _append_packet(out, head % seq + b"," + encoded[1:-2] + end)
             return
         out += head % seq
         join = len(out)
         out += encoded
-        out[join] = _COMMA
+        out[join] = COMMA
         if done:
-            out[-1:] = _DONE
-        out += b"\n"
+            out[-2:] = _DONE
 
     def append_unbound(self, out: bytearray, payload: Mapping[str, Any]) -> None:
         """Append a chunk that belongs to no request (``"id":null``, no ``seq``, no ``done``)."""
-        line = b'{"id":null,' + encode_plainly(payload, self._max_depth)[1:]
-        if self._packet4:
-            self._append_packet(out, line)
+        line = b'{"id":null,' + encode_plain(plain(payload, self._max_depth))[1:]
+        if self.packet4:
+            _append_packet(out, line)
         else:
             out += line + b"\n"
 
@@ -84,22 +85,25 @@ class ChunkFormat:
         if isinstance(payload, Final_):
             payload = payload.payload
         if isinstance(payload, msgspec.Struct):
-            payload = convert(payload)
-        if not isinstance(payload, Mapping):
+            fields = struct_fields(payload)
+        elif isinstance(payload, Mapping):
+            fields = {key_text(key): value for key, value in payload.items()}
+        else:
             return {"type": "chunk", "value": payload}
-        fields = {key_text(key): value for key, value in payload.items()}
         for name in RESERVED & fields.keys():
             del fields[name]
         kind = fields.get("type")
+        if kind.__class__ is str:
+            return fields
         if isinstance(kind, str):
             return {**fields, "type": str(kind)}
         return {"type": "chunk", **{key: value for key, value in fields.items() if key != "type"}}
 
     def _rebuilt(self, payload: Any) -> bytes:
         """The payload by the slow way; keys that only now are strings may not shadow the worker's."""
-        return encode_plainly(self.mapping(plain(payload, self._max_depth)), self._max_depth)
+        return encode_plain(self.mapping(plain(payload, self._max_depth))) + b"\n"
 
-    def _checked(self, encoded: bytes, head_size: int, payload: Any) -> bytes:
+    def checked(self, encoded: bytes, head_size: int, payload: Any) -> bytes:
         """A payload that is not small, or what stands in for it when it breaks a limit."""
         if exceeds_depth(encoded, self._max_depth):
             encoded = self._rebuilt(payload)
@@ -107,14 +111,14 @@ class ChunkFormat:
         if (len(encoded) + around) * 2 > self._max_bytes:
             size = len(escape_separators(encoded)) + around
             if size > self._max_bytes:
-                return encode_plainly(_too_long(payload, size, self._max_bytes), self._max_depth)
+                return encode_plain(_too_long(payload, size, self._max_bytes)) + b"\n"
         return encoded
 
-    @staticmethod
-    def _append_packet(out: bytearray, line: bytes) -> None:
-        line = bytes(escape_separators(line))
-        out += len(line).to_bytes(LENGTH_BYTES, "big")
-        out += line
+
+def _append_packet(out: bytearray, line: bytes) -> None:
+    line = escape_separators(line)
+    out += len(line).to_bytes(LENGTH_BYTES, "big")
+    out += line
 
 
 def _too_long(payload: Any, size: int, maximum: int) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Final, TypeVar
+from collections.abc import Hashable
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import orjson
 
 from bridge.errors import BridgeError, Code, invalid_args
-from bridge.wire.fallback import plain
 from bridge.wire.messages import MAX_COUNT, MAX_ID_BYTES, MAX_ID_INTEGER, Envelope, RequestId
 
 T = TypeVar("T")
@@ -24,6 +24,8 @@ T = TypeVar("T")
 ENCODE_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_any: Final = msgspec.json.Decoder().decode
+
+_encode_plain: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 # Possessive quantifiers keep this linear on hostile input; an unterminated string matches to the end.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -94,7 +96,7 @@ def _check_envelope(request: Envelope) -> None:
     for name in ("timeout_ms", "credit"):
         count = getattr(request, name)
         if count is not None and not 1 <= count <= MAX_COUNT:
-            message = f"{name} must be between 1 and 2^31, not {count if abs(count) < 10**20 else 'that large'}."
+            message = f"{name} must be between 1 and 2^31."
             raise LineError(_invalid(message, f"$.{name}"), _lenient_id(request.id))
 
 
@@ -126,7 +128,7 @@ def decode_args(raw: msgspec.Raw, args_type: type[T]) -> T:
     :raises BridgeError: ``invalid_args`` with ``details.path``, or ``parse_error`` for bytes that the
         envelope's decoder skipped over (invalid UTF-8, numbers out of range, lone surrogates).
     """
-    decoder, unknown_allowed = _args_decoder(args_type)
+    decoder, unknown_allowed = _args_decoder(cast(Hashable, args_type))
     try:
         args = decoder.decode(raw)
         if unknown_allowed:
@@ -144,7 +146,7 @@ def decode_args(raw: msgspec.Raw, args_type: type[T]) -> T:
 
 
 @functools.cache
-def _args_decoder(args_type: type) -> tuple[msgspec.json.Decoder[Any], bool]:
+def _args_decoder(args_type: Hashable) -> tuple[msgspec.json.Decoder[Any], bool]:
     """The decoder for a type, and whether unknown keys must be looked for afterwards."""
     config = getattr(args_type, "__struct_config__", None)
     unknown_allowed = config is not None and not config.forbid_unknown_fields
@@ -173,7 +175,8 @@ def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
 
 
 def _parse_error(reason: str) -> BridgeError:
-    return BridgeError(f"The line is no valid JSON: {reason.removeprefix('JSON is malformed: ')}.", code=Code.PARSE_ERROR)
+    reason = reason.removeprefix("JSON is malformed: ")
+    return BridgeError(f"The line is no valid JSON: {reason}.", code=Code.PARSE_ERROR)
 
 
 def _invalid(message: str, path: str) -> BridgeError:
@@ -222,12 +225,12 @@ def exceeds_depth(text: bytes, limit: int) -> bool:
     return bool(brackets)
 
 
-def encode_plainly(payload: Any, max_depth: int) -> bytes:
-    """``payload`` as JSON by the slow way: exact for every integer, safe for every value."""
-    return msgspec.json.encode(plain(payload, max_depth))
+def encode_plain(value: Any) -> bytes:
+    """What :func:`bridge.wire.fallback.plain` made as JSON: exact for integers of every size."""
+    return _encode_plain(value)
 
 
-def escape_separators(text: bytes | bytearray) -> bytes | bytearray:
+def escape_separators(text: bytes) -> bytes:
     """``text`` with U+2028, U+2029 and U+0085 written as escapes.
 
     Outside strings JSON is ASCII, so replacing bytes is safe; ``isascii`` and the lead bytes settle most

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, ItemsView, KeysView, Mapping, Set, ValuesView
@@ -16,18 +17,20 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
 MAX_REPR_CHARS = 1000
+#: Python prints integers of up to 4,300 digits (this many bits) unless told otherwise; decimal has no
+#: such limit and is fast, so longer ones travel as Decimals, which nothing else does here.
+_PRINTABLE_BITS = 14_000
 
 
 def repr_marker(value: object) -> dict[str, str]:
     """``{"__repr__": …}`` for a value that no rule covers; its type's name where ``repr`` fails."""
     try:
         text = repr(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
         text = type(value).__name__
     return {"__repr__": clean(text[:MAX_REPR_CHARS])}
 
@@ -60,7 +63,7 @@ def convert(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return _duck(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
         return repr_marker(value)
 
 
@@ -72,6 +75,8 @@ def _duck(value: Any) -> Any:
     if callable(getattr(cls, "toDict", None)) and callable(getattr(cls, "items", None)):  # dspy.Example
         return dict(value.items())
     module = cls.__module__.partition(".")[0]
+    if module == "uuid":  # importing it costs 3 ms of every start
+        return str(value)
     if module == "numpy":
         return value.tolist() if hasattr(value, "tolist") else repr_marker(value)
     if hasattr(cls, "__attrs_attrs__"):
@@ -89,25 +94,32 @@ def _dump_model(value: Any) -> Any:
     return {**{name: getattr(value, name) for name in fields}, **extra}
 
 
-def _struct_fields(value: msgspec.Struct) -> Any:
-    config = value.__struct_config__
-    fields = {
-        encoded: item
-        for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-        if (item := getattr(value, name)) is not msgspec.UNSET
-    }
-    return {config.tag_field: config.tag, **fields} if config.tag_field is not None else fields
+def struct_fields(value: msgspec.Struct) -> dict[str, Any]:
+    """A Struct's tag and fields under their encoded names, absent ones (UNSET) left out."""
+    fixed, names = _struct_plan(type(value))
+    fields = dict(fixed)
+    for name, encoded in names:
+        item = getattr(value, name)
+        if item is not msgspec.UNSET:
+            fields[encoded] = item
+    return fields
+
+
+@functools.cache
+def _struct_plan(kind: type[msgspec.Struct]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    config = kind.__struct_config__
+    fixed = {} if config.tag_field is None else {config.tag_field: config.tag}
+    return fixed, list(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
 
 
 _STEPS: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
-    (msgspec.Struct, _struct_fields),
+    (msgspec.Struct, struct_fields),
     (msgspec.Raw, lambda raw: msgspec.json.decode(raw)),
     (Enum, lambda member: member.value),
     (Decimal, str),
     (timedelta, lambda delta: msgspec.to_builtins(delta)),
     (datetime, lambda moment: moment.isoformat()),
     ((date, time), lambda moment: moment.isoformat()),
-    (UUID, str),
     ((bytes, bytearray), lambda data: base64.b64encode(data).decode()),
     (memoryview, lambda view: base64.b64encode(view).decode()),
     (Mapping, dict),
@@ -118,10 +130,16 @@ _STEPS: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
 def plain(value: Any, depth: int) -> Any:
     """``value`` rebuilt from dicts, lists, strings, numbers, booleans and None alone.
 
+    (A Decimal in the result is an integer that Python would refuse to print.)
+
     ``depth`` is how many levels of nesting are left, ``value``'s own included; deeper containers and
     cyclic ones become ``{"__repr__": "<type name>"}``. Integers stay exact whatever their size.
     """
     return _Walk(depth).value(value)
+
+
+_SCALARS = frozenset((str, int, float))
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 class _Walk:
@@ -136,34 +154,44 @@ class _Walk:
     def value(self, value: Any) -> Any:
         if value is None or value is True or value is False:
             return value
-        if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
+        if type(value) in _SCALARS:
             return _scalar(value)
-        if id(value) in self._open or self._left <= 0:
+        if id(value) in self._open:
             return type_marker(value)
         self._open.add(id(value))
         self._left -= 1
         try:
             return self._rebuild(value)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever fails, the chunk is sent
             return type_marker(value)
         finally:
             self._left += 1
             self._open.discard(id(value))
 
     def _rebuild(self, value: Any) -> Any:
+        if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
+            return _scalar(value)
+        if not isinstance(value, _CONTAINERS):
+            return self._converted(value)
+        if self._left < 0:
+            return type_marker(value)
         if isinstance(value, dict):
             rebuilt = {}
             for key, item in value.items():
                 rebuilt[key_text(key)] = self.value(item)
             return rebuilt
-        if isinstance(value, (list, tuple, set, frozenset)):
-            items = []
-            for item in value:
-                items.append(self.value(item))  # noqa: PERF401 - a comprehension costs a stack frame a level
-            return items
+        items = []
+        for item in value:
+            items.append(self.value(item))  # noqa: PERF401 - a comprehension costs a stack frame a level
+        return items
+
+    def _converted(self, value: Any) -> Any:
+        converted = convert(value)
+        if self._left < 0 and isinstance(converted, _CONTAINERS):
+            return type_marker(value)
         self._left += 1  # a conversion is no level of its own
         try:
-            return self.value(convert(value))
+            return self.value(converted)
         finally:
             self._left -= 1
 
@@ -172,7 +200,8 @@ def _scalar(value: str | float) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, int):
-        return int(value)
+        number = int(value)
+        return number if number.bit_length() <= _PRINTABLE_BITS else Decimal(number)
     return float(value) if math.isfinite(value) else None
 
 
@@ -190,5 +219,5 @@ def key_text(key: Any) -> str:
         return float.__repr__(key) if math.isfinite(key) else "null"
     try:
         return clean(str(key))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
         return clean(type(key).__name__)

@@ -23,9 +23,12 @@ from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
+from orjson import JSONEncodeError, dumps
 
 from bridge.errors import BridgeError, Code
-from bridge.wire.chunks import ChunkFormat
+from bridge.wire.chunks import COMMA, LINE_OPTIONS, ChunkFormat
+from bridge.wire.codec import decode_args
+from bridge.wire.fallback import convert
 from bridge.wire.messages import Envelope, RequestId
 
 _NO_ARGS: Final = msgspec.Raw(b"{}")
@@ -50,11 +53,14 @@ class Stream:
     __slots__ = (
         "_format",
         "_head",
+        "_lines",
+        "_small",
         "args",
         "calls",
         "command",
         "credit",
         "deadline",
+        "done",
         "id",
         "labels",
         "seq",
@@ -72,34 +78,70 @@ class Stream:
         self.deadline = None if request.timeout_ms is None else now + request.timeout_ms / 1000
         self.traceparent = request.traceparent
         self.state = State.QUEUED
+        #: The same as ``state is State.DONE``, at a tenth of the cost on the hot path.
+        self.done = False
         self.seq = 0
         self.calls = Calls()
         #: Fields that every terminal chunk of this request carries (``scripted``).
         self.labels: dict[str, Any] = {}
         self._format = chunk_format
+        self._lines = not chunk_format.packet4
+        self._small = chunk_format.small
         self._head = chunk_format.head(self.id)
 
-    def chunk(self, payload: Any, out: bytearray) -> None:
-        """Append one chunk to ``out``; nothing once the request is done.
+    def take_args(self, args_type: type) -> Any:
+        """The args, decoded; the line's bytes are let go.
 
-        The caller has looked at :attr:`credit` first: it goes below zero only for chunks that the
+        :raises BridgeError: see :func:`bridge.wire.codec.decode_args`.
+        """
+        args, self.args = self.args, _NO_ARGS
+        return decode_args(args, args_type)
+
+    def chunk(self, payload: Any, out: bytearray) -> bool:
+        """Append one chunk to ``out``; False, and nothing, once the request is done.
+
+        The caller has looked at :attr:`starved` first: credit goes below zero only for chunks that the
         protocol lets pass without.
         """
-        if self.state == State.DONE:
-            return
-        self._format.append(out, self._head, self.seq, payload)
-        self.seq += 1
+        if self.done:
+            return False
+        seq = self.seq
+        self.seq = seq + 1
         if self.credit is not None:
             self.credit -= 1
+        # The way of nearly all chunks, written out: two calls less are a fifth of a small chunk's cost.
+        if (
+            self._lines
+            and payload.__class__ is dict
+            and payload.get("type").__class__ is str
+            and "id" not in payload
+            and "seq" not in payload
+            and "done" not in payload
+        ):
+            try:
+                encoded = dumps(payload, convert, LINE_OPTIONS)
+            except (JSONEncodeError, RecursionError):
+                self._format.append(out, self._head, seq, payload)
+                return True
+            if len(encoded) > self._small:
+                encoded = self._format.checked(encoded, len(self._head), payload)
+            out += self._head % seq
+            join = len(out)
+            out += encoded
+            out[join] = COMMA
+            return True
+        self._format.append(out, self._head, seq, payload)
+        return True
 
     def finish(self, payload: Any, out: bytearray) -> bool:
         """Append the terminal chunk, once: False when the request had already ended."""
-        if self.state == State.DONE:
+        if self.done:
             return False
+        self.done = True
         self.state = State.DONE
         if self.labels:
             payload = {**self._format.mapping(payload), **self.labels}
-        self._format.append(out, self._head, self.seq, payload, done=True)
+        self._format.append(out, self._head, self.seq, payload, True)
         self.seq += 1
         self.args = _NO_ARGS
         return True
@@ -131,15 +173,15 @@ class Calls:
         self._open.add(call_id)
         return call_id
 
-    def answer(self, call_id: str) -> bool:
+    def answer(self, call_id: str, *, strict: bool = True) -> bool:
         """True for the first answer to an open call, False for late and doubled ones.
 
-        :raises BridgeError: ``invalid_args`` for a call that was never issued.
+        :raises BridgeError: ``invalid_args`` for a call that was never issued, if ``strict``.
         """
         if call_id in self._open:
             self._open.discard(call_id)
             return True
-        if _CALL_ID.fullmatch(call_id) and int(call_id[1:]) <= self._issued:
+        if not strict or (_CALL_ID.fullmatch(call_id) and int(call_id[1:]) <= self._issued):
             return False
         message = f"No tool call with the call_id {call_id[:80]!r} was made by this request."
         raise BridgeError(message, code=Code.INVALID_ARGS, details={"path": "$.args.call_id"})

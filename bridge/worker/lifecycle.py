@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -19,6 +18,8 @@ log = logging.getLogger("bridge.worker")
 
 #: How long the last chunks may take to be read after an abort or past the grace.
 LAST_WORDS_S: Final = 0.4
+#: How long handlers may clean up when the host is gone.
+CLEAN_UP_S: Final = 0.05
 #: How often a long-running stream's memory is looked at when there is a limit for it.
 RSS_CHECK_S: Final = 2.0
 
@@ -52,7 +53,7 @@ class Lifecycle:
         self._stop = stop
         self._reason: str | None = None
         self._ending = False
-        self._input_ended = False
+        self._host_gone = False
         self._grace: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -66,7 +67,6 @@ class Lifecycle:
 
     def input_ended(self) -> None:
         """stdin is at its end: finish what was admitted. Whoever reads stdout may take his time."""
-        self._input_ended = True
         self._scheduler.input_ended()
         self._begin("eof", None)
 
@@ -86,26 +86,20 @@ class Lifecycle:
         self._scheduler.draining = True
         self._reason = self._reason or reason
         self._scheduler.end_all()
-        self._loop.call_later(LAST_WORDS_S, self._stop, Exit.OK)
+        self._loop.call_later(LAST_WORDS_S, self._leave)
         self.request_ended()
 
     def host_gone(self) -> None:
         """Nobody reads any more: end at once, with a moment for handlers to clean up."""
-        if self._ending and self._reason == "host_gone":
+        if self._host_gone:
             return
-        self._reason = "host_gone"
+        self._host_gone = True
+        log.warning("nobody reads stdout any more: the worker ends")
         self._ending = True
         self._scheduler.draining = True
         self._scheduler.end_all()
         exit_when_overdue(Exit.HOST_GONE)
-        # Tasks were cancelled: two ticks let their clean-up begin, and sockets close.
-        self._loop.call_later(0.05, self._stop, Exit.HOST_GONE)
-
-    def orphaned(self) -> None:
-        """The parent has ended. With stdin at its end too, its requests are still worth finishing."""
-        if not self._input_ended:
-            log.warning("the parent process has ended: so does this worker")
-            self.host_gone()
+        self._loop.call_later(CLEAN_UP_S, self._leave)
 
     def signalled(self, count: int) -> None:
         """SIGTERM or SIGINT: the first drains, the second aborts."""
@@ -122,9 +116,11 @@ class Lifecycle:
         exit_when_overdue(Exit.HOST_GONE)
         self._loop.call_soon_threadsafe(self.host_gone)
 
-    def orphaned_from_thread(self) -> None:
-        """The parent has ended; a loop that is stuck can not tell whether stdin has, and is no use."""
-        self._loop.call_soon_threadsafe(self.orphaned)
+    def orphaned_from_thread(self, stdin_is_open: bool) -> None:
+        """The parent has ended; with stdin at its end its requests are still worth finishing."""
+        if stdin_is_open:
+            exit_when_overdue(Exit.HOST_GONE)
+            self._loop.call_soon_threadsafe(self.host_gone)
 
     def signal_from_thread(self, count: int) -> None:
         """A signal arrived; the second one ends the process even if the loop is stuck."""
@@ -134,14 +130,18 @@ class Lifecycle:
 
     # ---- the end -------------------------------------------------------------------------------
 
+    def request_accepted(self) -> None:
+        """A request was taken in: was it the last one before recycling?"""
+        limit = self._options.max_requests
+        if limit is not None and self._reason is None and self._stats.accepted >= limit:
+            self.drain("recycle")
+
     def request_ended(self) -> None:
-        """A request has ended: is it time to recycle, or was it the last one of a drain?"""
-        if self._reason is None:
-            self._check_requests()
+        """A request has ended: was it the last one of a drain?"""
         if self._reason is not None and not self._ending and not len(self._scheduler.sessions):
             self._ending = True
             self._scheduler.announce({"type": "bye", "reason": self._reason})
-            self._outbox.when_empty(lambda: self._stop(Exit.OK))
+            self._outbox.when_empty(self._leave)
 
     def _begin(self, reason: str, grace_s: float | None) -> None:
         self._scheduler.draining = True
@@ -157,10 +157,8 @@ class Lifecycle:
         log.warning("the grace is over: what still runs is cancelled")
         self.abort(self._reason or "shutdown")
 
-    def _check_requests(self) -> None:
-        limit = self._options.max_requests
-        if limit is not None and self._stats.requests["accepted"] >= limit:
-            self.drain("recycle")
+    def _leave(self) -> None:
+        self._stop(Exit.HOST_GONE if self._host_gone else Exit.OK)
 
     def _check_rss(self) -> None:
         limit = self._options.max_rss_mb
@@ -170,8 +168,3 @@ class Lifecycle:
                 self.drain("recycle")
             else:
                 self._loop.call_later(RSS_CHECK_S, self._check_rss)
-
-
-def end_process(code: int) -> None:
-    """Leave without joining threads or running exit handlers: some may never end."""
-    os._exit(code)

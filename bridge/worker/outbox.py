@@ -27,8 +27,9 @@ _WAKE: Final = 16
 
 
 class Outbox:
-    """Gathers framed chunks in :attr:`buffer` and writes them to ``sink``. Loop thread only.
+    """Gathers framed chunks in :attr:`buffer`, always the same object, and writes them to ``sink``.
 
+    Loop thread only.
     ``on_broken`` is called once, when nobody reads any more; ``on_replies`` whenever the answer to
     "may the host go on sending" changes.
     """
@@ -111,7 +112,7 @@ class Outbox:
             return
         while self._pending or self.buffer:
             if not self._pending:
-                self._swap()
+                self._take_buffer()
             try:
                 written = self._sink.write(self._pending)
             except OSError:
@@ -139,17 +140,21 @@ class Outbox:
         return waiter
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called, once, when there is room again."""
-        self._callbacks.append(callback)
+        """Have ``callback`` called, once and not from here, as soon as there is room."""
+        if self.full:
+            self._callbacks.append(callback)
+        else:
+            self._loop.call_soon(callback)
 
     def when_empty(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called, once, when all is written (or nobody reads any more)."""
         self._on_empty.append(callback)
         self.flush()
 
-    def _swap(self) -> None:
-        data = self.buffer
-        self.buffer = bytearray()
+    def _take_buffer(self) -> None:
+        # A copy, so that producers may hold on to the buffer: small beside the write that follows.
+        data = bytes(self.buffer)
+        self.buffer.clear()
         self._pending = memoryview(escape_separators(data) if self._escape else data)
         self._pending_replies, self._replies = self._replies, 0
 
@@ -179,7 +184,7 @@ class Outbox:
     def _wake(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            self._loop.call_soon(callback)
         if self._waiters and not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake_some)

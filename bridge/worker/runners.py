@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 from bridge.context import Context, WorkerView
 from bridge.errors import BridgeError, Code
 from bridge.registry import Command, Kind
-from bridge.wire.codec import decode_args
 from bridge.wire.messages import Final_, FinalChunk
 from bridge.wire.session import Stream
 from bridge.worker.outbox import FLUSH_BYTES, Outbox
@@ -98,6 +97,9 @@ class AsyncRunner:
             self._stream.credit = None
         else:
             self._stream.grant(count)
+        self._wake_starving()
+
+    def _wake_starving(self) -> None:
         starving, self._starving = self._starving, []
         for waiter in starving:
             if not waiter.done():
@@ -105,6 +107,7 @@ class AsyncRunner:
 
     def end(self, finish: Callable[[], None]) -> None:
         finish()
+        self._wake_starving()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
@@ -144,22 +147,22 @@ class AsyncRunner:
 
     async def _run(self) -> None:
         try:
-            args = decode_args(self._stream.args, self._command.args_type)
+            args = self._stream.take_args(self._command.args_type)
             answer = self._command.call(args, Context(self._stream, self._home.view, self))
             if self._command.kind is Kind.ASYNC_STREAM:
                 payload = await self._send_all(answer)
             else:
                 payload = result_payload(await answer)
             self._home.finish(self._stream, payload)
-        except BaseException as error:
-            # All of them: a SystemExit in a handler ends its request, not the worker. After a cancel
-            # the request has ended already, and this does nothing.
-            self._home.failed(self._stream, error)
+        except BaseException as error:  # noqa: BLE001 - a SystemExit too ends its request, not the worker
+            self._home.failed(self._stream, error)  # nothing when a cancel has ended it already
+        finally:
+            self._wake_starving()
 
     async def _send_all(self, chunks: Any) -> Any:
         """Send what the generator yields; its final chunk, or a plain ``complete``."""
         stream, outbox = self._stream, self._home.outbox
-        write = stream.chunk
+        write, buffer = stream.chunk, outbox.buffer
         turn = TURN
         try:
             async for payload in chunks:
@@ -167,8 +170,9 @@ class AsyncRunner:
                     return payload
                 if outbox.full or (stream.credit is not None and stream.credit <= 0):
                     await self._clear_way()
-                write(payload, outbox.buffer)
-                if not outbox.scheduled or len(outbox.buffer) >= FLUSH_BYTES:
+                if not write(payload, buffer):
+                    break  # it has ended, and the generator went on all the same
+                if not outbox.scheduled or len(buffer) >= FLUSH_BYTES:
                     outbox.touch()
                 turn -= 1
                 if not turn:
@@ -180,7 +184,7 @@ class AsyncRunner:
 
     async def _clear_way(self) -> None:
         """Wait for credit, and for a host that reads."""
-        while self._stream.starved or self._home.outbox.full:
+        while not self._stream.done and (self._stream.starved or self._home.outbox.full):
             if self._home.outbox.full:
                 await self._home.outbox.room()
             else:
@@ -202,7 +206,7 @@ class ThreadRunner:
 
     def start(self) -> None:
         try:
-            args = decode_args(self._stream.args, self._command.args_type)
+            args = self._stream.take_args(self._command.args_type)
         except BridgeError as error:
             self._home.failed(self._stream, error)
             return
@@ -234,7 +238,7 @@ class ThreadRunner:
                 outcome = self._send_all(answer)
             else:
                 outcome = result_payload(answer)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to the host by the loop
             outcome = error
         self._home.loop.call_soon_threadsafe(self._ended, outcome)
 

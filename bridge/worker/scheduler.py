@@ -29,7 +29,7 @@ from bridge.wire.messages import (
     ShutdownArgs,
     ToolResultArgs,
 )
-from bridge.wire.session import Sessions, Stream, duplicate_id
+from bridge.wire.session import Sessions, State, Stream, duplicate_id
 from bridge.worker.outbox import Outbox
 from bridge.worker.runners import Runner, make_runner, result_payload
 from bridge.worker.threads import HandlerThreads
@@ -50,11 +50,14 @@ class _NoHost:
         raise RuntimeError("an inline command can not ask its host")
 
 
+_NO_HOST = _NoHost()
+
+
 class Scheduler:
     """Owns every request between its line and its ``done``. Loop thread only.
 
-    ``on_shutdown(mode, grace_s)`` is called for the ``shutdown`` control, ``on_ended`` after each
-    request's end.
+    ``on_shutdown(mode, grace_s)`` is called for the ``shutdown`` control, ``on_accepted`` and
+    ``on_ended`` after each request's beginning and end.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Scheduler:
         max_depth: int,
         debug: bool,
         on_shutdown: Callable[[str, float | None], None],
+        on_accepted: Callable[[], None],
         on_ended: Callable[[], None],
     ) -> None:
         self.loop = loop
@@ -82,6 +86,7 @@ class Scheduler:
         self._max_depth = max_depth
         self._debug = debug
         self._on_shutdown = on_shutdown
+        self._on_accepted = on_accepted
         self._on_ended = on_ended
         self._runners: dict[RequestId, Runner] = {}
         self._deadlines: dict[RequestId, asyncio.TimerHandle] = {}
@@ -92,7 +97,6 @@ class Scheduler:
         self._controls: dict[str, Callable[[Any], None]] = {
             "cancel": self._cancel,
             "credit": self._grant,
-            "tool_result": self._answer,
             "shutdown": self._shutdown,
         }
 
@@ -126,8 +130,9 @@ class Scheduler:
         if request.id is None:
             message = "The request has no id, so nothing could be answered to it."
             raise LineError(BridgeError(message, code=Code.INVALID_REQUEST, details={"path": "$.id"}))
+        request_id: Any = request.id  # the codec has checked it
         try:
-            self._check_free(request.id)
+            self._check_free(request_id)
             self._check_open()
             command = self._registry.get(request.command)
             if command.inline:
@@ -135,9 +140,9 @@ class Scheduler:
             else:
                 self._admit(command, request)
         except BridgeError as error:
-            self._stats.requests["rejected"] += 1
+            self._stats.rejected += 1
             self._stats.errors[str(error.code)] += 1
-            self._refuse(request.id, error)
+            self._refuse(request_id, error)
 
     def _check_free(self, request_id: Any) -> None:
         if self.sessions.get(request_id) is not None:
@@ -152,27 +157,28 @@ class Scheduler:
 
     def _admit(self, command: Command, request: Envelope) -> None:
         stream = self.sessions.admit(request, time.monotonic())
-        self._stats.requests["accepted"] += 1
+        self._stats.accepted += 1
         self._began[stream.id] = time.monotonic()
         if self._input_ended:
             stream.credit = None
         if stream.deadline is not None:
             delay = stream.deadline - time.monotonic()
             self._deadlines[stream.id] = self.loop.call_later(delay, self._expire, stream)
-        if stream.state:
+        if stream.state is State.RUNNING:
             self._start(command, stream)
+        self._on_accepted()
 
     def _answer_inline(self, command: Command, request: Envelope) -> None:
-        stream = Stream(request, self.sessions.format, time.monotonic())
+        stream = Stream(request, self.sessions.format, 0.0)
         try:
-            args = decode_args(stream.args, command.args_type)
-            payload = result_payload(command.call(args, Context(stream, self.view, _NoHost())))
-        except Exception as error:
+            args: Any = stream.take_args(command.args_type)
+            payload = result_payload(command.call(args, Context(stream, self.view, _NO_HOST)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the host is told
             payload = self._error_payload(stream, error)
-        self._stats.requests["accepted"] += 1
-        self._reply(lambda out: stream.finish(payload, out))
+        self._stats.accepted += 1
         self._stats.ended(command.name, payload, 1, 0.0)
-        self._on_ended()
+        self._reply(stream, payload)
+        self._on_accepted()
 
     def _start(self, command: Command, stream: Stream) -> None:
         runner = make_runner(self, command, stream)
@@ -255,21 +261,25 @@ class Scheduler:
     # ---- controls ------------------------------------------------------------------------------
 
     def _control(self, request: Envelope) -> None:
+        request_id: Any = request.id  # the codec has checked it
         try:
-            if request.id is not None:
-                self._check_free(request.id)
-            args = decode_args(request.args, CONTROLS[request.command])
-            self._controls[request.command](args)
+            if request_id is not None:
+                self._check_free(request_id)
+            args: Any = decode_args(request.args, CONTROLS[request.command])
+            if request.command == "tool_result":
+                self._answer(args, strict=request_id is not None)
+            else:
+                self._controls[request.command](args)
         except BridgeError as error:
             self._stats.bad_lines += 1
-            self._refuse(request.id, error)  # type: ignore[arg-type]  # the codec has checked it
+            self._refuse(request_id, error)
             return
-        if request.id is not None:
+        if request_id is not None:
             self._acknowledge(request)
 
     def _acknowledge(self, request: Envelope) -> None:
-        stream = Stream(request, self.sessions.format, 0.0)
-        self._reply(lambda out: stream.finish({"type": "ok", "command": request.command}, out))
+        payload = {"type": "ok", "command": request.command}
+        self._reply(Stream(request, self.sessions.format, 0.0), payload)
 
     def _cancel(self, args: CancelArgs) -> None:
         if (stream := self._target(args.target)) is not None:
@@ -285,11 +295,12 @@ class Scheduler:
         else:
             stream.grant(args.n)
 
-    def _answer(self, args: ToolResultArgs) -> None:
+    def _answer(self, args: ToolResultArgs, *, strict: bool) -> None:
+        """Hand over a host's answer. A ``strict`` one (it has an id) is told of a call never made."""
         if (args.value is msgspec.UNSET) == (args.error is msgspec.UNSET):
             raise invalid_args("A tool_result has exactly one of value and error.", "$.args")
         stream = self._target(args.target)
-        if stream is None or not stream.calls.answer(args.call_id):
+        if stream is None or not stream.calls.answer(args.call_id, strict=strict):
             self._stats.late_tool_results += 1
             return
         outcome: Any = args.value
@@ -321,14 +332,16 @@ class Scheduler:
         if request_id is None or self.sessions.get(request_id) is not None:
             if request_id is not None:
                 payload["details"] = {"target": request_id, **payload.get("details", {})}
-            self._reply(lambda out: self.sessions.format.append_unbound(out, payload))
+            before = len(self.outbox.buffer)
+            self.sessions.format.append_unbound(self.outbox.buffer, payload)
+            self.outbox.reply(len(self.outbox.buffer) - before)
             return
-        stream = Stream(Envelope(command="", id=request_id), self.sessions.format, 0.0)
-        self._reply(lambda out: stream.finish(payload, out))
+        self._reply(Stream(Envelope(command="", id=request_id), self.sessions.format, 0.0), payload)
 
-    def _reply(self, write: Callable[[bytearray], object]) -> None:
+    def _reply(self, stream: Stream, payload: Any) -> None:
+        """Send the one chunk of something that never was in flight."""
         before = len(self.outbox.buffer)
-        write(self.outbox.buffer)
+        stream.finish(payload, self.outbox.buffer)
         self.outbox.reply(len(self.outbox.buffer) - before)
 
     def announce(self, payload: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ pipes that can not be reopened get a thread with blocking calls instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import select
@@ -51,10 +52,11 @@ def open_source(loop: asyncio.AbstractEventLoop, fd: int, on_data: Callable[[byt
     """The source for what ``fd`` is."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
-        connection = socket.socket(fileno=os.dup(fd))
+        connection = _private_socket(fd)
         return PolledSource(loop, connection.fileno(), lambda: _receive(connection), on_data)
     if stat.S_ISFIFO(mode) and (private := _reopen(fd, os.O_RDONLY)) is not None:
-        return PolledSource(loop, private, lambda: os.read(private, READ_BYTES), on_data, hung_up=_hung_up(fd))
+        hung_up = _hung_up(fd)
+        return PolledSource(loop, private, lambda: os.read(private, READ_BYTES), on_data, hung_up=hung_up)
     return ThreadedSource(loop, fd, on_data)
 
 
@@ -62,11 +64,17 @@ def open_sink(loop: asyncio.AbstractEventLoop, fd: int) -> Sink:
     """The sink for what ``fd`` is."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
-        connection = socket.socket(fileno=os.dup(fd))
+        connection = _private_socket(fd)
         return PolledSink(loop, connection.fileno(), lambda data: connection.send(data, socket.MSG_DONTWAIT))
     if stat.S_ISFIFO(mode) and (private := _reopen(fd, os.O_WRONLY)) is not None:
         return PolledSink(loop, private, lambda data: os.write(private, data))
     return ThreadedSink(loop, fd)
+
+
+def _private_socket(fd: int) -> socket.socket:
+    connection = socket.socket(fileno=os.dup(fd))
+    os.register_at_fork(after_in_child=connection.close)
+    return connection
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -83,10 +91,8 @@ def _reopen(fd: int, flags: int) -> int | None:
     except OSError:
         return None
     os.register_at_fork(after_in_child=lambda: os.close(private))
-    try:
+    with contextlib.suppress(OSError):  # over the user's quota for pipes: only slower
         fcntl.fcntl(private, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:
-        pass  # over the user's quota for pipes: only slower
     return private
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from bridge.wire.session import State, Stream
+from bridge.wire.session import Stream
 from bridge.worker.outbox import Outbox
 
 IDLE_S: Final = 10.0
 #: Bytes a thread may be ahead of the loop.
-AHEAD_BYTES: Final = 64 * 1024
+AHEAD_BYTES: Final = 256 * 1024
 
 
 class HandlerThreads:
@@ -69,17 +69,24 @@ class ThreadChannel:
         self._loop = loop
         self._outbox = outbox
         self._stream = stream
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._buffer = bytearray()
         self._fetching = False
+        self._listening = False
 
     def put(self, payload: Any) -> bool:
         """Called by the thread for each chunk; False once the request has ended."""
         stream = self._stream
-        with self._changed:
-            while self._must_wait():
+        with self._lock:
+            while not stream.done and (
+                (stream.credit is not None and stream.credit <= 0)
+                or len(self._buffer) >= AHEAD_BYTES
+                or self._outbox.full
+            ):
+                self._listen()
                 self._changed.wait()
-            if stream.state is State.DONE:
+            if stream.done:
                 return False
             stream.chunk(payload, self._buffer)
             if self._fetching:
@@ -90,7 +97,7 @@ class ThreadChannel:
 
     def grant(self, count: int | None) -> None:
         """More credit (None: no bounds any more). Loop thread."""
-        with self._changed:
+        with self._lock:
             if count is None:
                 self._stream.credit = None
             else:
@@ -99,31 +106,30 @@ class ThreadChannel:
 
     def close(self, end: Callable[[], None]) -> None:
         """Run ``end``, which ends the stream, after all that was put before. Loop thread."""
-        with self._changed:
+        with self._lock:
             self._move()
             end()
             self._changed.notify_all()
 
-    def _must_wait(self) -> bool:
-        if self._stream.state is State.DONE:
-            return False
-        return self._stream.starved or len(self._buffer) >= AHEAD_BYTES or self._outbox.full
-
     def _fetch(self) -> None:
-        with self._changed:
+        with self._lock:
             self._fetching = False
             self._move()
-            if not self._outbox.full:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _move(self) -> None:
         if self._buffer:
             self._outbox.buffer += self._buffer
             self._buffer.clear()
             self._outbox.touch()
-        if self._outbox.full:
-            self._outbox.when_room(self._wake)
 
-    def _wake(self) -> None:
-        with self._changed:
+    def _listen(self) -> None:
+        """Have the thread, which is about to wait, woken when a full outbox has room again."""
+        if self._outbox.full and not self._listening:
+            self._listening = True
+            self._loop.call_soon_threadsafe(self._outbox.when_room, self._roomy)
+
+    def _roomy(self) -> None:
+        with self._lock:
+            self._listening = False
             self._changed.notify_all()

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -24,19 +25,22 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class Watcher:
     """Watches from a daemon thread; the callbacks run in it and must only hand over to the loop.
 
-    ``on_broken``: nobody reads stdout any more. ``on_orphaned``: the parent process has ended.
-    ``on_signal(count)``: SIGTERM or SIGINT arrived, for the ``count``-th time.
+    ``on_broken``: nobody reads stdout any more. ``on_orphaned(open)``: the parent process has ended, and
+    whether somebody else could still write to stdin. ``on_signal(count)``: SIGTERM or SIGINT arrived, for
+    the ``count``-th time.
     """
 
     def __init__(
         self,
+        stdin: int,
         stdout: int,
         *,
         watch_parent: bool,
         on_broken: Callable[[], None],
-        on_orphaned: Callable[[], None],
+        on_orphaned: Callable[[bool], None],
         on_signal: Callable[[int], None],
     ) -> None:
+        self._stdin = stdin
         self._stdout = stdout
         self._on_broken = on_broken
         self._on_orphaned = on_orphaned
@@ -99,13 +103,22 @@ class Watcher:
 
     def _orphaned(self) -> None:
         self._parent = 0
-        self._on_orphaned()
+        self._on_orphaned(_can_bring_more(self._stdin))
 
     def _take_signals(self) -> None:
         for number in self._receive.recv(64):
             if number in SIGNALS:
                 self._signals += 1
                 self._on_signal(self._signals)
+
+
+def _can_bring_more(stdin: int) -> bool:
+    """Whether stdin is a pipe, socket or terminal that somebody holds open. A file only has an end."""
+    if stat.S_ISREG(os.fstat(stdin).st_mode):
+        return False
+    poll = select.poll()
+    poll.register(stdin, 0)
+    return not any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def exit_when_overdue(code: int, after_s: float = OVERDUE_S) -> None:

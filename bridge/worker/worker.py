@@ -48,6 +48,7 @@ class Worker:
             self._loop, options, self._outbox, self._scheduler, self._stats, self._stop
         )
         self._watcher = Watcher(
+            stdin,
             stdout,
             watch_parent=options.parent_watch,
             on_broken=self._lifecycle.broken_from_thread,
@@ -76,6 +77,7 @@ class Worker:
             max_depth=options.max_depth,
             debug=options.debug,
             on_shutdown=lambda mode, grace_s: self._lifecycle.shutdown(mode, grace_s),
+            on_accepted=lambda: self._lifecycle.request_accepted(),
             on_ended=lambda: self._lifecycle.request_ended(),
         )
 

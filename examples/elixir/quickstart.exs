@@ -18,7 +18,7 @@ defmodule Quickstart do
     # For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
     flags = ["--model", "scripted", "--script", Path.join(examples, "quickstart.script.jsonl")]
     python = System.find_executable(System.get_env("PYTHON", "python3"))
-    options = [:binary, :exit_status, {:line, 65_536}, args: ["-m", "bridge" | flags]]
+    options = [:binary, :exit_status, {:line, 65_536}, args: ["-m", "bridge", "serve" | flags]]
     port = Port.open({:spawn_executable, python}, options)
 
     args = %{"signature" => "text -> completion", "items" => items}

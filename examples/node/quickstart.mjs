@@ -8,7 +8,7 @@ const items = readFileSync(path("quickstart.jsonl"), "utf8").trim().split("\n").
 
 // For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
 const flags = ["--model", "scripted", "--script", path("quickstart.script.jsonl")];
-const worker = spawn(process.env.PYTHON ?? "python3", ["-m", "bridge", ...flags], {
+const worker = spawn(process.env.PYTHON ?? "python3", ["-m", "bridge", "serve", ...flags], {
   stdio: ["pipe", "pipe", "inherit"],
 });
 

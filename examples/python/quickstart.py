@@ -13,13 +13,10 @@ request = {
     "args": {"signature": "text -> completion", "items": items},
 }
 
-worker = subprocess.Popen(
-    # For real answers: "--model", "openai/gpt-4o-mini", and OPENAI_API_KEY in the environment.
-    [sys.executable, "-m", "bridge", "--model", "scripted", "--script", EXAMPLES / "quickstart.script.jsonl"],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-)
-with worker:
+# For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
+flags = ["--model", "scripted", "--script", EXAMPLES / "quickstart.script.jsonl"]
+command = [sys.executable, "-m", "bridge", "serve", *flags]
+with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
     worker.stdin.write(json.dumps(request).encode() + b"\n")
     worker.stdin.close()  # no more requests: the worker answers this one and leaves
     for line in worker.stdout:

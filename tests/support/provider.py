@@ -46,7 +46,7 @@ class Recorded:
 
 @dataclass
 class Reply:
-    """What to do with a request. Times in seconds; ``cut_after``: bytes of the body until the line goes dead."""
+    """What to do with a request. Times in seconds; ``cut_after``: bytes of the body before the line dies."""
 
     text: str = ""
     status: int = 200
@@ -72,7 +72,9 @@ def failure(status: int, message: str = "No.", *, code: str | None = None, **set
 
 UNAUTHORIZED = failure(401, "Incorrect API key provided.", code="invalid_api_key")
 QUOTA = failure(429, "You exceeded your current quota.", code="insufficient_quota")
-CONTEXT_LENGTH = failure(400, "This model's maximum context length is 10 tokens.", code="context_length_exceeded")
+CONTEXT_LENGTH = failure(
+    400, "This model's maximum context length is 10 tokens.", code="context_length_exceeded"
+)
 BAD_REQUEST = failure(400, "Unsupported value.", code="invalid_value")
 NOT_FOUND = failure(404, "The model `nope` does not exist.", code="model_not_found")
 SERVER_ERROR = failure(500, "The server had an error.")
@@ -90,7 +92,9 @@ def echo(request: Recorded) -> Reply:
     if not found:
         return Reply(request.user)
     xml = "wrapped in XML tags" in ask
-    match = re.search(r"<\w+>\n(.*?)\n</" if xml else r"\[\[ ## \w+ ## \]\]\n(.*?)(?:\n\n|$)", body, re.DOTALL)
+    match = re.search(
+        r"<\w+>\n(.*?)\n</" if xml else r"\[\[ ## \w+ ## \]\]\n(.*?)(?:\n\n|$)", body, re.DOTALL
+    )
     value = match.group(1) if match else ""
     return Reply(formatted(ask, value))
 
@@ -98,7 +102,7 @@ def echo(request: Recorded) -> Reply:
 def formatted(ask: str, value: str) -> str:
     """``value`` for each of the output fields that ``ask``, the end of a prompt, names."""
     if "a JSON object" in ask:
-        return json.dumps({name: value for name in re.findall(r"`(\w+)`", ask)})
+        return json.dumps(dict.fromkeys(re.findall(r"`(\w+)`", ask), value))
     if "wrapped in XML tags" in ask:
         return "\n".join(f"<{name}>{value}</{name}>" for name in re.findall(r"`<(\w+)>`", ask))
     names = [name for name in re.findall(r"`\[\[ ## (\w+) ## \]\]`", ask) if name != "completed"]
@@ -147,7 +151,9 @@ class Provider:
         self._started.wait(WAIT_S)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_S)
 
@@ -267,7 +273,7 @@ class Provider:
 
 async def _closed(reader: asyncio.StreamReader) -> None:
     """Return when the peer has closed. The stream's buffer is left alone: it may hold the next request."""
-    while not reader.at_eof() and reader.exception() is None:
+    while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - a StreamReader tells nobody
         await asyncio.sleep(0.005)
 
 
@@ -303,7 +309,9 @@ def _events(request: Recorded, reply: Reply) -> list[str]:
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     deltas += [{"reasoning_content": token} for token in re.findall(r"\s*\S+|\s+", reply.reasoning or "")]
     deltas += [{"content": token} for token in re.findall(r"\s*\S+|\s+", reply.text)]
-    events: list[Any] = [{**frame, "choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
+    events: list[Any] = [
+        {**frame, "choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas
+    ]
     events.append({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     events.append({**frame, "choices": [], "usage": _usage(reply)})
     return [*map(json.dumps, events), "[DONE]"]

@@ -1,0 +1,77 @@
+"""``python -m tests.benchmarks``: measure, print a table, write a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tests.benchmarks import batch, latency, many, memory, report, startup, streams
+from tests.benchmarks.child import ROOT
+from tests.benchmarks.measure import Row, Settings
+
+FILE = "latest.json"
+BUILD = ROOT / ".bench"
+
+
+class Benchmark(Protocol):
+    """Something that is measured, giving one row or more."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, settings: Settings) -> Iterator[Row]: ...
+
+
+MODULES = (streams, many, latency, startup, batch, memory)
+
+
+def all_benchmarks() -> list[Benchmark]:
+    """Every benchmark, in the table's order."""
+    return [benchmark for module in MODULES for benchmark in module.BENCHMARKS]
+
+
+def chosen(names: list[str] | None) -> list[Benchmark]:
+    """Those whose names begin with one of ``names``; all without."""
+    found = all_benchmarks()
+    return [item for item in found if item.name.startswith(tuple(names))] if names else found
+
+
+def run(benchmarks: list[Benchmark], settings: Settings, tell: Callable[[str], object]) -> list[Row]:
+    """The rows of all, one benchmark after the other."""
+    rows: list[Row] = []
+    for number, benchmark in enumerate(benchmarks, 1):
+        tell(f"[{number}/{len(benchmarks)}] {benchmark.name}\n")
+        rows.extend(benchmark(settings))
+    return rows
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what the command line ``words`` asks for; 2 if there is no such benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the work: to see that it runs")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names, or how they begin")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"where to write (default DIR/{FILE})")
+    parser.add_argument("--output", type=Path, metavar="DIR", default=BUILD, help="default: %(default)s")
+    options = parser.parse_args(words)
+    benchmarks = chosen(options.only)
+    if not benchmarks:
+        parser.error(f"no benchmark's name begins with {' or '.join(options.only)}")
+    if options.list:
+        print("\n".join(benchmark.name for benchmark in benchmarks))
+        return 0
+    rows = run(benchmarks, Settings(quick=options.quick), sys.stderr.write)
+    path = options.json or options.output / FILE
+    report.save(report.as_json(rows, quick=options.quick), path)
+    if BUILD in path.parents:
+        (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
+    print(report.table(rows))
+    print(f"\nWritten to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The floors, each a process of its own that does the same work without a worker around it.
+
+``python -m tests.benchmarks.floors NAME [TEXT]`` reads a line from stdin for each round and writes lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+import time
+
+import orjson
+
+from tests.benchmarks.payloads import TEXTS
+
+BLOCK = 64 * 1024
+_PONG = b'{"id":"p","seq":0,"type":"pong","done":true}\n'
+
+
+def loop(text: str) -> None:
+    """Per round ``N``: N chunks built, encoded, joined and written 64 KB at a time."""
+    for line in sys.stdin.buffer:
+        parts: list[bytes] = []
+        size = 0
+        for seq in range(int(line)):
+            chunk = orjson.dumps({"id": "r1", "seq": seq, "type": "chunk", "text": text}) + b"\n"
+            parts.append(chunk)
+            size += len(chunk)
+            if size >= BLOCK:
+                _write(b"".join(parts))
+                parts.clear()
+                size = 0
+        _write(b"".join(parts))
+
+
+def flood(text: str) -> None:
+    """The loop without an end, which looks for a line on stdin every 256 chunks and answers it."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    seq = 0
+    while True:
+        buffer = bytearray()
+        for _ in range(256):
+            buffer += orjson.dumps({"id": "r1", "seq": seq, "type": "chunk", "text": text}) + b"\n"
+            seq += 1
+        _write(buffer)
+        if poll.poll(0):
+            if not os.read(0, BLOCK):
+                return
+            _write(_PONG)
+
+
+def tasks(text: str) -> None:
+    """Per round ``STREAMS CHUNKS PERIOD TIMETABLE``: asyncio tasks, one shared buffer, a write a tick."""
+    for line in sys.stdin.buffer:
+        streams, chunks, period, timetable = line.split()
+        asyncio.run(_Tasks(text, float(period), timetable == b"1").run(int(streams), int(chunks)))
+
+
+class _Tasks:
+    def __init__(self, text: str, period: float, timetable: bool) -> None:
+        self._text = text
+        self._period = period
+        self._timetable = timetable
+        self._buffer = bytearray()
+        self._scheduled = False
+
+    async def run(self, streams: int, chunks: int) -> None:
+        """All streams, side by side."""
+        await asyncio.gather(*(self._stream(number, chunks) for number in range(streams)))
+        self._flush()
+
+    async def _stream(self, number: int, chunks: int) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        for seq in range(chunks):
+            if self._period:
+                due += self._period
+                await asyncio.sleep(max(0.0, due - loop.time()) if self._timetable else self._period)
+            chunk = {"id": number, "seq": seq, "type": "chunk", "text": self._text}
+            self._buffer += orjson.dumps(chunk) + b"\n"
+            if len(self._buffer) >= BLOCK:
+                self._flush()
+            elif not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._tick)
+            if not self._period:
+                await asyncio.sleep(0)
+
+    def _tick(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        buffer, self._buffer = self._buffer, bytearray()
+        _write(buffer)
+
+
+def batch(engine: str) -> None:
+    """Per round ``ITEMS CONCURRENCY``: predictions with DSPy as it comes; answers with the seconds."""
+    import dspy
+
+    lm = _lm(engine)
+    dspy.configure(lm=lm)
+    predict = dspy.Predict("text -> completion")
+    _write(b"ready\n")
+    for line in sys.stdin.buffer:
+        items, concurrency = map(int, line.split())
+        _write(b"%.6f\n" % asyncio.run(_gather(predict, items, concurrency)))
+
+
+def _lm(engine: str) -> object:
+    import dspy
+
+    from tests.benchmarks.engine import AsyncInstantEngine, InstantEngine
+
+    if engine == "scripted":
+        from bridge.dspy_runtime.scripted import AsyncScriptedEngine, ScriptedEngine
+
+        scripted = ScriptedEngine([])
+        return dspy.LM("scripted", engine=scripted, async_engine=AsyncScriptedEngine(scripted), cache=False)
+    return dspy.LM("scripted", engine=InstantEngine(), async_engine=AsyncInstantEngine(), cache=False)
+
+
+async def _gather(predict: object, items: int, concurrency: int) -> float:
+    slots = asyncio.Semaphore(concurrency)
+
+    async def one(number: int) -> object:
+        async with slots:
+            return await predict.acall(text=f"The capital of country {number} is")  # type: ignore[attr-defined]
+
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(one(number) for number in range(items)))
+    elapsed = time.perf_counter() - started
+    assert len(answers) == items
+    return elapsed
+
+
+def answer(_: str) -> None:
+    """Import DSPy, predict once, say so."""
+    import dspy
+
+    dspy.configure(lm=_lm("scripted"))
+    asyncio.run(_gather(dspy.Predict("text -> completion"), 1, 1))
+    _write(b"answered\n")
+    sys.stdin.read()
+
+
+def idle(modules: str) -> None:
+    """Import ``modules`` (comma-separated), say so, and wait for the end of stdin."""
+    for module in modules.split(","):
+        __import__(module)
+    _write(b"ready\n")
+    sys.stdin.read()
+
+
+def _write(data: bytes | bytearray) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(1, rest) :]
+
+
+FLOORS = {"loop": loop, "flood": flood, "tasks": tasks, "batch": batch, "answer": answer, "idle": idle}
+
+if __name__ == "__main__":
+    name, *words = sys.argv[1:]
+    word = words[0] if words else ""
+    FLOORS[name](TEXTS.get(word, word))

@@ -1,0 +1,3 @@
+"""A commands module that can not be loaded."""
+
+raise ValueError("broken on purpose")
