@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("bridge")
 
 Spawn = Callable[..., Worker]
+#: Seconds after which a test is taken to hang: its process says where, and ends.
+HANGS_S = 180
+
+
+@pytest.fixture(autouse=True)
+def _no_test_hangs() -> Iterator[None]:
+    faulthandler.dump_traceback_later(HANGS_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -42,11 +42,14 @@ class ChunkFormat:
         self.small = min(2 * max_depth, max_line_bytes // 2)
 
     def head(self, request_id: RequestId) -> bytes:
-        """The start of every chunk of a request, with a ``%d`` for ``seq``."""
-        return b'{"id":' + _dumps(request_id).replace(b"%", b"%%") + b',"seq":%d'
+        """The start of every chunk of a request, up to ``seq``'s digits."""
+        return b'{"id":' + _dumps(request_id) + b',"seq":'
 
-    def append(self, out: bytearray, head: bytes, seq: int, payload: Any, done: bool = False) -> None:
-        """Append one chunk, framed, to ``out``. Never fails, whatever ``payload`` is."""
+    def append(self, out: bytearray, start: bytes, payload: Any, done: bool = False) -> None:
+        """Append one chunk, framed, to ``out``. Never fails, whatever ``payload`` is.
+
+        ``start`` is the request's :meth:`head` with ``seq`` behind it.
+        """
         if (
             payload.__class__ is not dict
             or payload.get("type").__class__ is not str
@@ -60,12 +63,12 @@ class ChunkFormat:
         except (orjson.JSONEncodeError, RecursionError):
             encoded = self._rebuilt(payload)
         if len(encoded) > self.small:
-            encoded = self.checked(encoded, len(head), payload)
+            encoded = self.checked(encoded, len(start), payload)
         if self.packet4:
             end = _DONE[:-1] if done else b"}"
-            _append_packet(out, head % seq + b"," + encoded[1:-2] + end)
+            _append_packet(out, start + b"," + encoded[1:-2] + end)
             return
-        out += head % seq
+        out += start
         join = len(out)
         out += encoded
         out[join] = COMMA

@@ -25,6 +25,7 @@ ENCODE_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATA
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
+_SEPARATORS: Final = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 _encode_plain: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 # Possessive quantifiers keep this linear on hostile input; an unterminated string matches to the end.
@@ -233,13 +234,16 @@ def encode_plain(value: Any) -> bytes:
 def escape_separators(text: bytes) -> bytes:
     """``text`` with U+2028, U+2029 and U+0085 written as escapes.
 
-    Outside strings JSON is ASCII, so replacing bytes is safe; ``isascii`` and the lead bytes settle most
-    texts at a fraction of the cost of three searches.
+    Outside strings JSON is ASCII, so replacing bytes is safe. Searching for one byte runs at memory speed,
+    for two at a hundredth of it: first look whether the bytes the three consist of are there at all, then
+    for the characters in the decoded text.
     """
-    if text.isascii():
+    if text.isascii() or not (
+        (0xE2 in text and (0xA8 in text or 0xA9 in text)) or (0xC2 in text and 0x85 in text)
+    ):
         return text
-    if b"\xe2\x80" in text:
-        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    if b"\xc2\x85" in text:
-        text = text.replace(b"\xc2\x85", b"\\u0085")
+    characters = text.decode()
+    for character, escape in _SEPARATORS:
+        if character in characters:
+            text = text.replace(character.encode(), escape)
     return text

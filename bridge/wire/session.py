@@ -32,6 +32,8 @@ from bridge.wire.fallback import convert
 from bridge.wire.messages import Envelope, RequestId
 
 _NO_ARGS: Final = msgspec.Raw(b"{}")
+_DIGITS: Final = [b"%d" % number for number in range(1000)]
+_DIGITS_OF_THREE: Final = [b"%03d" % number for number in range(1000)]
 _CALL_ID: Final = re.compile(r"c[1-9][0-9]{0,9}", re.ASCII)
 
 
@@ -52,7 +54,11 @@ class Stream:
 
     __slots__ = (
         "_format",
+        "_digits",
         "_head",
+        "_low",
+        "_start",
+        "_thousands",
         "_lines",
         "_small",
         "args",
@@ -63,7 +69,6 @@ class Stream:
         "done",
         "id",
         "labels",
-        "seq",
         "state",
         "traceparent",
         "weight",
@@ -80,14 +85,17 @@ class Stream:
         self.state = State.QUEUED
         #: The same as ``state is State.DONE``, at a tenth of the cost on the hot path.
         self.done = False
-        self.seq = 0
         self.calls = Calls()
         #: Fields that every terminal chunk of this request carries (``scripted``).
         self.labels: dict[str, Any] = {}
         self._format = chunk_format
         self._lines = not chunk_format.packet4
         self._small = chunk_format.small
-        self._head = chunk_format.head(self.id)
+        # ``seq`` in two parts, so that its text comes out of a table: formatting it would be a fifth of a
+        # small chunk's cost. The head is the chunk's start up to and with the thousands.
+        self._start = self._head = chunk_format.head(self.id)
+        self._digits = _DIGITS
+        self._thousands = self._low = 0
 
     def take_args(self, args_type: type) -> Any:
         """The args, decoded; the line's bytes are let go.
@@ -97,19 +105,15 @@ class Stream:
         args, self.args = self.args, _NO_ARGS
         return decode_args(args, args_type)
 
-    def chunk(self, payload: Any, out: bytearray) -> bool:
-        """Append one chunk to ``out``; False, and nothing, once the request is done.
+    def chunk(self, payload: Any, out: bytearray) -> int:
+        """Append one chunk to ``out``; gives where in ``out`` it stands, -1 (and nothing) once done.
 
         The caller has looked at :attr:`starved` first: credit goes below zero only for chunks that the
         protocol lets pass without.
         """
         if self.done:
-            return False
-        seq = self.seq
-        self.seq = seq + 1
-        if self.credit is not None:
-            self.credit -= 1
-        # The way of nearly all chunks, written out: two calls less are a fifth of a small chunk's cost.
+            return -1
+        # The way of nearly all chunks, written out: it costs half of what its parts would as calls.
         if (
             self._lines
             and payload.__class__ is dict
@@ -121,17 +125,26 @@ class Stream:
             try:
                 encoded = dumps(payload, convert, LINE_OPTIONS)
             except (JSONEncodeError, RecursionError):
-                self._format.append(out, self._head, seq, payload)
-                return True
+                return self._chunk_carefully(payload, out)
             if len(encoded) > self._small:
                 encoded = self._format.checked(encoded, len(self._head), payload)
-            out += self._head % seq
+            out += self._head
+            out += self._digits[self._low]
             join = len(out)
             out += encoded
             out[join] = COMMA
-            return True
-        self._format.append(out, self._head, seq, payload)
-        return True
+            if self.credit is not None or self._low == 999:
+                self._count()
+            else:
+                self._low += 1
+            return join
+        return self._chunk_carefully(payload, out)
+
+    def _chunk_carefully(self, payload: Any, out: bytearray) -> int:
+        start = len(out)
+        self._format.append(out, self._head + self._digits[self._low], payload)
+        self._count()
+        return start
 
     def finish(self, payload: Any, out: bytearray) -> bool:
         """Append the terminal chunk, once: False when the request had already ended."""
@@ -141,10 +154,25 @@ class Stream:
         self.state = State.DONE
         if self.labels:
             payload = {**self._format.mapping(payload), **self.labels}
-        self._format.append(out, self._head, self.seq, payload, True)
-        self.seq += 1
+        self._format.append(out, self._head + self._digits[self._low], payload, done=True)
+        self._low += 1
         self.args = _NO_ARGS
         return True
+
+    @property
+    def seq(self) -> int:
+        """The number of chunks written, which is the next one's ``seq``."""
+        return self._thousands * 1000 + self._low
+
+    def _count(self) -> None:
+        if self.credit is not None:
+            self.credit -= 1
+        self._low += 1
+        if self._low == 1000:
+            self._low = 0
+            self._thousands += 1
+            self._digits = _DIGITS_OF_THREE
+            self._head = self._start + b"%d" % self._thousands
 
     @property
     def starved(self) -> bool:

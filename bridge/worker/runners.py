@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -16,8 +15,11 @@ from bridge.wire.session import Stream
 from bridge.worker.outbox import FLUSH_BYTES, Outbox
 from bridge.worker.threads import HandlerThreads, ThreadChannel
 
-#: Chunks a stream may send before it gives the loop back; a ping beside a flood waits for one turn.
+#: Chunks a stream may send before it gives the loop back.
 TURN: Final = 256
+#: Where (turn & mask) is 0, every 32 chunks, a stream looks whether the host has written: a poll(2) costs
+#: a microsecond, and a ping beside a flood need not wait for two turns.
+LOOK_MASK: Final = 31
 
 
 class Home(Protocol):
@@ -27,6 +29,7 @@ class Home(Protocol):
     outbox: Outbox
     threads: HandlerThreads
     view: WorkerView
+    input_waits: Callable[[], bool]
 
     def finish(self, stream: Stream, payload: Any) -> None:
         """End a request with its terminal payload."""
@@ -170,12 +173,14 @@ class AsyncRunner:
                     return payload
                 if outbox.full or (stream.credit is not None and stream.credit <= 0):
                     await self._clear_way()
-                if not write(payload, buffer):
-                    break  # it has ended, and the generator went on all the same
-                if not outbox.scheduled or len(buffer) >= FLUSH_BYTES:
+                position = write(payload, buffer)
+                if position >= FLUSH_BYTES or not outbox.scheduled:
                     outbox.touch()
+                if position < 0:
+                    break  # it has ended, and the generator went on all the same
                 turn -= 1
-                if not turn:
+                # A full turn later the loop would run this task once more before it reads.
+                if not turn & LOOK_MASK and (not turn or self._home.input_waits()):
                     turn = TURN
                     await asyncio.sleep(0)
         finally:
@@ -243,17 +248,11 @@ class ThreadRunner:
         self._home.loop.call_soon_threadsafe(self._ended, outcome)
 
     def _send_all(self, chunks: Any) -> Any:
-        put = self._channel.put
         try:
-            for payload in chunks:
-                if payload.__class__ is not dict and is_final(payload):
-                    return payload
-                if not put(payload):
-                    break
+            last = self._channel.send(chunks, is_final)
         finally:
-            if inspect.isgenerator(chunks):
-                chunks.close()
-        return {"type": "complete"}
+            chunks.close()
+        return {"type": "complete"} if last is None else last
 
     def _ended(self, outcome: Any) -> None:
         self._running = False

@@ -71,6 +71,7 @@ class Scheduler:
         *,
         max_depth: int,
         debug: bool,
+        input_waits: Callable[[], bool],
         on_shutdown: Callable[[str, float | None], None],
         on_accepted: Callable[[], None],
         on_ended: Callable[[], None],
@@ -79,6 +80,7 @@ class Scheduler:
         self.outbox = outbox
         self.threads = HandlerThreads()
         self.view = view
+        self.input_waits = input_waits
         self.sessions = sessions
         self.draining = False
         self._registry = registry

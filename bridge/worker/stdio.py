@@ -31,6 +31,9 @@ class Source(Protocol):
 
     def resume(self) -> None: ...
 
+    def waits(self) -> bool:
+        """Whether bytes are there that the loop would take if it got the turn."""
+
 
 class Sink(Protocol):
     """Where chunks go."""
@@ -122,6 +125,8 @@ class PolledSource:
         # must be read to its end without being asked.
         self._hung_up = hung_up
         self._reading = False
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
 
     def start(self) -> None:
         self.resume()
@@ -138,6 +143,9 @@ class PolledSource:
         elif not self._reading:
             self._reading = True
             self._loop.add_reader(self._fd, self._ready)
+
+    def waits(self) -> bool:
+        return self._reading and bool(self._poll.poll(0))
 
     def _ready(self) -> None:
         try:
@@ -180,6 +188,9 @@ class ThreadedSource:
         self._flowing = True
         while self._held and self._flowing:
             self._take(self._held.pop(0))
+
+    def waits(self) -> bool:
+        return False  # the thread has handed over what there was: the loop's turn tells
 
     def _run(self) -> None:
         while True:

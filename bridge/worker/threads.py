@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -75,25 +75,36 @@ class ThreadChannel:
         self._fetching = False
         self._listening = False
 
-    def put(self, payload: Any) -> bool:
-        """Called by the thread for each chunk; False once the request has ended."""
-        stream = self._stream
-        with self._lock:
-            while not stream.done and (
-                (stream.credit is not None and stream.credit <= 0)
-                or len(self._buffer) >= AHEAD_BYTES
-                or self._outbox.full
-            ):
-                self._listen()
-                self._changed.wait()
-            if stream.done:
-                return False
-            stream.chunk(payload, self._buffer)
-            if self._fetching:
-                return True
-            self._fetching = True
-        self._loop.call_soon_threadsafe(self._fetch)
-        return True
+    def send(self, chunks: Iterable[Any], is_final: Callable[[Any], bool]) -> Any:
+        """The thread's part: send all ``chunks``, up to the one that ``is_final``, which is returned.
+
+        None when there was none, or when the request has ended meanwhile.
+        """
+        stream, buffer, outbox, lock = self._stream, self._buffer, self._outbox, self._lock
+        write = stream.chunk
+        position = 0
+        for payload in chunks:
+            if payload.__class__ is not dict and is_final(payload):
+                return payload
+            with lock:
+                if position >= AHEAD_BYTES or outbox.full or stream.credit is not None:
+                    self._clear_way()
+                position = write(payload, buffer)
+                if position < 0:
+                    return None
+                if self._fetching:
+                    continue
+                self._fetching = True
+            self._loop.call_soon_threadsafe(self._fetch)
+        return None
+
+    def _clear_way(self) -> None:
+        """Wait, the lock in hand, until the loop has caught up, there is credit, and the host reads."""
+        while not self._stream.done and (
+            self._stream.starved or len(self._buffer) >= AHEAD_BYTES or self._outbox.full
+        ):
+            self._listen()
+            self._changed.wait()
 
     def grant(self, count: int | None) -> None:
         """More credit (None: no bounds any more). Loop thread."""

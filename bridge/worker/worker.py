@@ -76,6 +76,7 @@ class Worker:
             self._stats,
             max_depth=options.max_depth,
             debug=options.debug,
+            input_waits=self._source.waits,
             on_shutdown=lambda mode, grace_s: self._lifecycle.shutdown(mode, grace_s),
             on_accepted=lambda: self._lifecycle.request_accepted(),
             on_ended=lambda: self._lifecycle.request_ended(),
@@ -142,6 +143,9 @@ def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, lo
     """Run a worker to its end and give the exit code."""
     # A thread that computes must not keep the loop waiting for Python's default of 5 ms.
     sys.setswitchinterval(0.001)
+    # glibc gives memory over its trim threshold (128 KB) back to the kernel at every free, and the buffers
+    # of a flush are faulted in again for the next. Freeing one large block raises the threshold for good.
+    bytes(2 * 1024 * 1024)
     try:
         return Worker(options, registry, stdin, stdout).run()
     except Exception:

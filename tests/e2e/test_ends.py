@@ -175,6 +175,8 @@ def killed_host(how: str, requests: str, *flags: str) -> float:
         env=environment(),
     )
     assert host.stdout is not None
+    readable, _, _ = select.select([host.stdout], [], [], 15)
+    assert readable, "the host has not come up"
     pid = int(host.stdout.readline())
     try:
         with pytest.raises(subprocess.TimeoutExpired):

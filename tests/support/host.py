@@ -23,7 +23,10 @@ def main() -> None:
     os.write(worker.stdin.fileno(), requests.encode())
     wanted, seen = requests.count("\n"), b""
     while seen.count(b'"started"') < wanted and not (how == "full" and seen.count(b"\n") > 10):
-        seen += os.read(worker.stdout.fileno(), 4096)
+        data = os.read(worker.stdout.fileno(), 4096)
+        if not data:
+            sys.exit(f"the worker ended early: {seen!r}")
+        seen += data
     print(worker.pid, flush=True)
     signal.pause()
 

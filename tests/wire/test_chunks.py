@@ -31,7 +31,7 @@ def written(payload: Any, framing: str = "lines", *, seq: int = 0, done: bool = 
 
     out = bytearray()
     chunk_format = FORMATS[framing]
-    chunk_format.append(out, chunk_format.head("r%1"), seq, payload, done)
+    chunk_format.append(out, chunk_format.head("r%1") + b"%d" % seq, payload, done)
     texts = Cutter(framing).feed(bytes(escape_separators(bytes(out)) if framing == "lines" else out))
     assert len(texts) == 1
     return texts[0]
@@ -169,7 +169,7 @@ def test_an_integer_of_thousands_of_digits_is_written_exactly() -> None:
 def test_an_integer_beyond_pythons_digit_limit_ends_no_stream() -> None:
     big = ChunkFormat(framing="lines", max_line_bytes=100_000, max_depth=DEPTH)
     out = bytearray()
-    big.append(out, big.head("a"), 0, {"type": "v", "value": 10**9000, "n": 1})
+    big.append(out, big.head("a") + b"0", {"type": "v", "value": 10**9000, "n": 1})
     assert out.startswith(b'{"id":"a","seq":0,"type":"v"')
     assert b"1" + b"0" * 9000 in out, "integers of any size exactly"
 
@@ -280,13 +280,9 @@ def test_typed_chunks_carry_their_tag_and_no_absent_fields() -> None:
     assert chunk(ItemError(index=1)) == {"id": "r%1", "seq": 0, "type": "item_error", "index": 1}
 
 
-# orjson 3.13 does not count tuples and writes beyond its buffer at some thousand levels of them; nothing
-# that comes from a host or a model holds tuples.
-@pytest.mark.parametrize(
-    ("kind", "extra"),
-    [(kind, extra) for kind in ("list", "dict") for extra in (0, 1, 2, 100, 300, 5000)]
-    + [("tuple", extra) for extra in (0, 1, 2, 100, 300)],
-)
+# Tuples 5,000 deep are orjson's own trap: 3.12 and 3.13 do not count them and write beyond their buffer.
+@pytest.mark.parametrize("extra", [0, 1, 2, 100, 300, 5000])
+@pytest.mark.parametrize("kind", ["list", "dict", "tuple"])
 def test_what_is_too_deep_becomes_its_type_name_at_that_place(kind: str, extra: int) -> None:
     """The line's own object is depth 1, so a value may have DEPTH - 1 levels."""
     levels = DEPTH - 1 + extra
@@ -368,7 +364,7 @@ def test_a_repr_that_exits_does_not_leave_half_a_chunk() -> None:
     out = bytearray(b"before\n")
     lines = FORMATS["lines"]
     try:
-        lines.append(out, lines.head("a"), 0, {"type": "t", "v": Quitter()})
+        lines.append(out, lines.head("a") + b"0", {"type": "t", "v": Quitter()})
     except SystemExit:
         assert out == b"before\n"
     else:
@@ -415,7 +411,7 @@ def test_ids_of_every_form_come_back_with_their_type(request_id: str | int) -> N
         request_id %= 2**53
     for chunk_format in FORMATS.values():
         out = bytearray()
-        chunk_format.append(out, chunk_format.head(request_id), 3, {"type": "t"})
+        chunk_format.append(out, chunk_format.head(request_id) + b"3", {"type": "t"})
         text = bytes(out[4:] if chunk_format is FORMATS["packet4"] else out)
         found = json.loads(text)
         assert (found["id"], type(found["id"]), found["seq"]) == (request_id, type(request_id), 3)

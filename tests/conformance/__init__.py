@@ -1,0 +1,1 @@
+"""A kit of cases in JSON that any worker's command line can be held against. See README.md."""
