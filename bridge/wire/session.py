@@ -53,14 +53,14 @@ class Stream:
     """
 
     __slots__ = (
-        "_format",
         "_digits",
+        "_format",
         "_head",
+        "_lines",
         "_low",
+        "_small",
         "_start",
         "_thousands",
-        "_lines",
-        "_small",
         "args",
         "calls",
         "command",

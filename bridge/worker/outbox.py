@@ -160,7 +160,10 @@ class Outbox:
 
     def _resume(self) -> None:
         self._stalled = False
-        self.flush()
+        if self._sink.error is not None:
+            self._break()
+        else:
+            self.flush()
 
     def _after_write(self) -> None:
         waiting = self.waiting
@@ -172,11 +175,10 @@ class Outbox:
         if self._throttled and self._replies + self._pending_replies < REPLY_BYTES // 2:
             self._throttled = False
             self._on_replies(True)
-        if not waiting and self._on_empty:
-            if self._sink.busy and not self._stalled:
-                self._stalled = True
-                self._sink.when_writable(self._resume)
-                return
+        if self._sink.busy and not self._stalled and not self._broken:
+            self._stalled = True  # until the sink tells whether what it took could be written
+            self._sink.when_writable(self._resume)
+        elif not waiting and self._on_empty:
             callbacks, self._on_empty = self._on_empty, []
             for callback in callbacks:
                 callback()

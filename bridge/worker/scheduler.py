@@ -10,33 +10,26 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from bridge.context import Context, WorkerView
-from bridge.errors import BridgeError, Code, from_exception, invalid_args
+from bridge.errors import BridgeError, Code, from_exception
 from bridge.redact import redact_secrets
 from bridge.registry import Command, Registry
 from bridge.telemetry import Stats
-from bridge.wire.codec import LineError, decode_args, decode_request, is_valid_id
+from bridge.wire.codec import LineError, decode_request
 from bridge.wire.framing import Frame, Oversized, Truncated
 from bridge.wire.messages import (
     CONTROLS,
-    MAX_COUNT,
-    CancelArgs,
-    CreditArgs,
     Envelope,
     RequestId,
-    ShutdownArgs,
-    ToolResultArgs,
 )
 from bridge.wire.session import Sessions, State, Stream, duplicate_id
+from bridge.worker.controls import Controls
 from bridge.worker.outbox import Outbox
 from bridge.worker.runners import Runner, make_runner, result_payload
 from bridge.worker.threads import HandlerThreads
 
 log = logging.getLogger("bridge.worker")
 
-CANCELLED_BY_CLIENT = {"type": "cancelled", "reason": "client"}
 CANCELLED_BY_SHUTDOWN = {"type": "cancelled", "reason": "shutdown"}
 
 
@@ -87,20 +80,15 @@ class Scheduler:
         self._stats = stats
         self._max_depth = max_depth
         self._debug = debug
-        self._on_shutdown = on_shutdown
         self._on_accepted = on_accepted
         self._on_ended = on_ended
-        self._runners: dict[RequestId, Runner] = {}
+        self.runners: dict[RequestId, Runner] = {}
         self._deadlines: dict[RequestId, asyncio.TimerHandle] = {}
         self._began: dict[RequestId, float] = {}
         self._no_answers: BridgeError | None = None
         self._promoting = False
         self._input_ended = False
-        self._controls: dict[str, Callable[[Any], None]] = {
-            "cancel": self._cancel,
-            "credit": self._grant,
-            "shutdown": self._shutdown,
-        }
+        self._controls = Controls(self, stats, on_shutdown)
 
     # ---- lines in ------------------------------------------------------------------------------
 
@@ -114,7 +102,7 @@ class Scheduler:
                 self._dispatch(request)
             except LineError as error:
                 self._stats.bad_lines += 1
-                self._refuse(error.request_id, error.error)
+                self.refuse(error.request_id, error.error)
         self.outbox.flush()
 
     def _unreadable(self, frame: Oversized) -> BridgeError:
@@ -127,14 +115,14 @@ class Scheduler:
 
     def _dispatch(self, request: Envelope) -> None:
         if request.command in CONTROLS:
-            self._control(request)
+            self._controls.handle(request)
             return
         if request.id is None:
             message = "The request has no id, so nothing could be answered to it."
             raise LineError(BridgeError(message, code=Code.INVALID_REQUEST, details={"path": "$.id"}))
         request_id: Any = request.id  # the codec has checked it
         try:
-            self._check_free(request_id)
+            self.check_free(request_id)
             self._check_open()
             command = self._registry.get(request.command)
             if command.inline:
@@ -144,9 +132,9 @@ class Scheduler:
         except BridgeError as error:
             self._stats.rejected += 1
             self._stats.errors[str(error.code)] += 1
-            self._refuse(request_id, error)
+            self.refuse(request_id, error)
 
-    def _check_free(self, request_id: Any) -> None:
+    def check_free(self, request_id: Any) -> None:
         if self.sessions.get(request_id) is not None:
             raise duplicate_id(request_id)
 
@@ -179,12 +167,12 @@ class Scheduler:
             payload = self._error_payload(stream, error)
         self._stats.accepted += 1
         self._stats.ended(command.name, payload, 1, 0.0)
-        self._reply(stream, payload)
+        self.reply(stream, payload)
         self._on_accepted()
 
     def _start(self, command: Command, stream: Stream) -> None:
         runner = make_runner(self, command, stream)
-        self._runners[stream.id] = runner
+        self.runners[stream.id] = runner
         if self._no_answers is not None:
             runner.close_calls(self._no_answers)
         runner.start()
@@ -203,7 +191,7 @@ class Scheduler:
         if not self.sessions.finish(stream, payload, self.outbox.buffer):
             return
         self.outbox.touch()
-        self._runners.pop(stream.id, None)
+        self.runners.pop(stream.id, None)
         if (timer := self._deadlines.pop(stream.id, None)) is not None:
             timer.cancel()
         elapsed = time.monotonic() - self._began.pop(stream.id)
@@ -230,9 +218,9 @@ class Scheduler:
             payload["details"] = {**payload.get("details", {}), "traceback": text}
         return payload
 
-    def _end(self, stream: Stream, payload: dict[str, Any]) -> None:
+    def end(self, stream: Stream, payload: dict[str, Any]) -> None:
         """End a request from outside, whatever its handler is doing."""
-        runner = self._runners.get(stream.id)
+        runner = self.runners.get(stream.id)
         if runner is None:  # still in the queue
             self.finish(stream, payload)
         else:
@@ -240,12 +228,12 @@ class Scheduler:
 
     def _expire(self, stream: Stream) -> None:
         message = "The request was not done within its timeout_ms."
-        self._end(stream, BridgeError(message, code=Code.DEADLINE_EXCEEDED).to_chunk())
+        self.end(stream, BridgeError(message, code=Code.DEADLINE_EXCEEDED).to_chunk())
 
     def end_all(self) -> None:
         """Cancel everything in flight (``reason`` ``shutdown``)."""
         for stream in self.sessions.in_flight():
-            self._end(stream, CANCELLED_BY_SHUTDOWN)
+            self.end(stream, CANCELLED_BY_SHUTDOWN)
 
     def input_ended(self) -> None:
         """The host can send nothing more: credit has no bound any more, open calls have no answer."""
@@ -253,82 +241,16 @@ class Scheduler:
         error = BridgeError("The host's end of the input is closed: it can not answer.", code=Code.TOOL_ERROR)
         self._no_answers = error
         for stream in self.sessions.in_flight():
-            runner = self._runners.get(stream.id)
+            runner = self.runners.get(stream.id)
             if runner is None:
                 stream.credit = None
             else:
                 runner.grant(None)
                 runner.close_calls(error)
 
-    # ---- controls ------------------------------------------------------------------------------
-
-    def _control(self, request: Envelope) -> None:
-        request_id: Any = request.id  # the codec has checked it
-        try:
-            if request_id is not None:
-                self._check_free(request_id)
-            args: Any = decode_args(request.args, CONTROLS[request.command])
-            if request.command == "tool_result":
-                self._answer(args, strict=request_id is not None)
-            else:
-                self._controls[request.command](args)
-        except BridgeError as error:
-            self._stats.bad_lines += 1
-            self._refuse(request_id, error)
-            return
-        if request_id is not None:
-            self._acknowledge(request)
-
-    def _acknowledge(self, request: Envelope) -> None:
-        payload = {"type": "ok", "command": request.command}
-        self._reply(Stream(request, self.sessions.format, 0.0), payload)
-
-    def _cancel(self, args: CancelArgs) -> None:
-        if (stream := self._target(args.target)) is not None:
-            self._end(stream, CANCELLED_BY_CLIENT)
-
-    def _grant(self, args: CreditArgs) -> None:
-        if not 1 <= args.n <= MAX_COUNT:
-            raise invalid_args("n must be between 1 and 2^31.", "$.args.n")
-        if (stream := self._target(args.target)) is None:
-            return
-        if (runner := self._runners.get(stream.id)) is not None:
-            runner.grant(args.n)
-        else:
-            stream.grant(args.n)
-
-    def _answer(self, args: ToolResultArgs, *, strict: bool) -> None:
-        """Hand over a host's answer. A ``strict`` one (it has an id) is told of a call never made."""
-        if (args.value is msgspec.UNSET) == (args.error is msgspec.UNSET):
-            raise invalid_args("A tool_result has exactly one of value and error.", "$.args")
-        stream = self._target(args.target)
-        if stream is None or not stream.calls.answer(args.call_id, strict=strict):
-            self._stats.late_tool_results += 1
-            return
-        outcome: Any = args.value
-        if isinstance(args.error, str):
-            outcome = BridgeError(args.error, code=Code.TOOL_ERROR, details={"call_id": args.call_id})
-        if (runner := self._runners.get(stream.id)) is not None:
-            runner.answer(args.call_id, outcome)
-
-    def _shutdown(self, args: ShutdownArgs) -> None:
-        if args.mode not in ("drain", "abort"):
-            raise invalid_args("mode must be 'drain' or 'abort'.", "$.args.mode")
-        if args.grace_ms is not None and not 0 <= args.grace_ms <= MAX_COUNT:
-            raise invalid_args("grace_ms must be between 0 and 2^31.", "$.args.grace_ms")
-        grace_s = None if args.grace_ms is None else args.grace_ms / 1000
-        # After this line's acknowledgement: it is answered at once, before anything ends.
-        self.draining = True
-        self.loop.call_soon(self._on_shutdown, args.mode, grace_s)
-
-    def _target(self, target: object) -> Stream | None:
-        if not is_valid_id(target):
-            raise invalid_args("target must be a request's id.", "$.args.target")
-        return self.sessions.get(target)  # type: ignore[arg-type]  # just checked
-
     # ---- short replies -------------------------------------------------------------------------
 
-    def _refuse(self, request_id: RequestId | None, error: BridgeError) -> None:
+    def refuse(self, request_id: RequestId | None, error: BridgeError) -> None:
         """Answer a line that starts nothing. One whose id is in flight must not look ended by it."""
         payload = error.to_chunk()
         if request_id is None or self.sessions.get(request_id) is not None:
@@ -338,9 +260,9 @@ class Scheduler:
             self.sessions.format.append_unbound(self.outbox.buffer, payload)
             self.outbox.reply(len(self.outbox.buffer) - before)
             return
-        self._reply(Stream(Envelope(command="", id=request_id), self.sessions.format, 0.0), payload)
+        self.reply(Stream(Envelope(command="", id=request_id), self.sessions.format, 0.0), payload)
 
-    def _reply(self, stream: Stream, payload: Any) -> None:
+    def reply(self, stream: Stream, payload: Any) -> None:
         """Send the one chunk of something that never was in flight."""
         before = len(self.outbox.buffer)
         stream.finish(payload, self.outbox.buffer)

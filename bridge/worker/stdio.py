@@ -40,6 +40,8 @@ class Sink(Protocol):
 
     #: Whether bytes that were taken are still on their way.
     busy: bool
+    #: Why bytes that were taken could not be written after all.
+    error: OSError | None
 
     def write(self, data: memoryview) -> int:
         """How many bytes were taken; 0 means: wait for ``on_writable``.
@@ -218,6 +220,7 @@ class PolledSink:
     """Writes at once; where the kernel's buffer is full, the loop says when to go on."""
 
     busy = False
+    error: OSError | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, write: Callable[[memoryview], int]) -> None:
         self._loop = loop
@@ -246,14 +249,14 @@ class ThreadedSink:
         self._fd = fd
         self._block = b""
         self._full = threading.Semaphore(0)
-        self._error: OSError | None = None
+        self.error: OSError | None = None
         self.busy = False
         self._callback: Callable[[], None] | None = None
         threading.Thread(target=self._run, name="bridge-stdout", daemon=True).start()
 
     def write(self, data: memoryview) -> int:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         if self.busy:
             return 0
         self.busy = True
@@ -274,7 +277,7 @@ class ThreadedSink:
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
             except OSError as error:
-                self._error = error
+                self.error = error
             self._loop.call_soon_threadsafe(self._written)
 
     def _written(self) -> None:

@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import time
+from typing import Any
 
 import orjson
 
@@ -124,12 +125,12 @@ def _lm(engine: str) -> object:
     return dspy.LM("scripted", engine=InstantEngine(), async_engine=AsyncInstantEngine(), cache=False)
 
 
-async def _gather(predict: object, items: int, concurrency: int) -> float:
+async def _gather(predict: Any, items: int, concurrency: int) -> float:
     slots = asyncio.Semaphore(concurrency)
 
     async def one(number: int) -> object:
         async with slots:
-            return await predict.acall(text=f"The capital of country {number} is")  # type: ignore[attr-defined]
+            return await predict.acall(text=f"The capital of country {number} is")
 
     started = time.perf_counter()
     answers = await asyncio.gather(*(one(number) for number in range(items)))

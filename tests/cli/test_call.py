@@ -113,7 +113,7 @@ def test_exit_codes(words: list[str], code: int) -> None:
     [
         (["cal", "ping"], "Did you mean 'call'?"),
         (["ping"], "dspy-bridge call ping"),
-        (["--model", "x"], "dspy-bridge serve --model"),
+        (["--modle", "x"], "Did you mean '--model'?"),
         (["call", "ping", "--modle=x"], "Did you mean '--model'?"),
         (["call", "ping", "--adapter", "yaml"], "'chat', 'json', 'xml'"),
         (["describe", "pingg"], "Did you mean 'ping'?"),

@@ -11,7 +11,9 @@ from tests.conformance.kit import Failed, load_cases, run_case
 def main(argv: list[str]) -> int:
     """Run the cases, print a table; gives the exit code."""
     words, command = _split(argv)
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", usage="%(prog)s [options] -- COMMAND ARGS…")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance", usage="%(prog)s [options] -- COMMAND ARGS…"
+    )
     parser.add_argument("--framing", choices=("lines", "packet4"), default="lines")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains TEXT")
     options = parser.parse_args(words)

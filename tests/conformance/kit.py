@@ -24,8 +24,8 @@ def load_cases(only: str = "") -> list[Case]:
     """All cases whose name contains ``only``."""
     cases: list[Case] = []
     for path in sorted(CASES.glob("*.json")):
-        for case in json.loads(path.read_text(encoding="utf-8")):
-            cases.append({**case, "name": f"{path.stem}: {case['name']}"})
+        found = json.loads(path.read_text(encoding="utf-8"))
+        cases.extend({**case, "name": f"{path.stem}: {case['name']}"} for case in found)
     return [case for case in cases if only in case["name"]]
 
 
@@ -56,7 +56,11 @@ class Run:
     # ---- what is written -----------------------------------------------------------------------
 
     def _send(self, step: dict[str, Any]) -> None:
-        self._worker.send(**step["send"])
+        text = json.dumps(step["send"])
+        if '"$call_id"' in text:
+            calls = [chunk["call_id"] for chunk in self._worker.received if "call_id" in chunk]
+            text = text.replace('"$call_id"', json.dumps(calls[-1]))
+        self._worker.line(text)
 
     def _line(self, step: dict[str, Any]) -> None:
         self._worker.line(step["line"])
@@ -117,7 +121,9 @@ class Run:
         chunks = self._worker.received
         if request_id is None:
             return [chunk for chunk in chunks if chunk["id"] is None]
-        return [chunk for chunk in chunks if chunk["id"] is not None and key_of(chunk["id"]) == key_of(request_id)]
+        return [
+            chunk for chunk in chunks if chunk["id"] is not None and key_of(chunk["id"]) == key_of(request_id)
+        ]
 
     def _next(self, request_id: str | int | None) -> Chunk:
         """The next chunk of this id that the case has not looked at."""

@@ -25,7 +25,9 @@ def mismatch(pattern: Any, value: Any, path: str = "$") -> str | None:
     if value is _MISSING:
         return f"{path} is missing"
     if isinstance(pattern, str) and (pattern == "$any" or pattern in _TYPES):
-        fits = pattern == "$any" or (isinstance(value, _TYPES[pattern]) and (pattern == "$boolean" or value is not True))
+        fits = pattern == "$any" or (
+            isinstance(value, _TYPES[pattern]) and (pattern == "$boolean" or value is not True)
+        )
         return None if fits else f"{path} is {value!r}, not {pattern[1:]}"
     if isinstance(pattern, str) and len(pattern) > 2 and pattern[0] == pattern[-1] == "/":
         fits = isinstance(value, str) and re.search(pattern[1:-1], value) is not None

@@ -103,7 +103,9 @@ def test_bad_lines_in_one_write_are_answered_in_their_order(worker: Worker) -> N
 
 
 @pytest.mark.parametrize("size", [8 * 2**20 + 1, 20 * 2**20])
-def test_a_line_too_long_is_answered_and_the_next_good_line_works(size: int, framing: str, spawn: Spawn) -> None:
+def test_a_line_too_long_is_answered_and_the_next_good_line_works(
+    size: int, framing: str, spawn: Spawn
+) -> None:
     worker = spawn(framing=framing)
     worker.line(b" " * 10 + b"x" * (size - 10))
     error = worker.bad_line()
@@ -144,7 +146,11 @@ def test_a_last_line_without_lf_is_a_line() -> None:
 
 def test_a_last_line_that_is_cut_off_gets_one_error() -> None:
     done = run(b'{"id":1,"command":"ping"}\n{"id":2,"comm')
-    assert [(c["id"], c.get("code")) for c in done.chunks()[1:]] == [(1, None), (None, "parse_error"), (None, None)]
+    assert [(c["id"], c.get("code")) for c in done.chunks()[1:]] == [
+        (1, None),
+        (None, "parse_error"),
+        (None, None),
+    ]
 
 
 def test_a_last_packet_that_is_cut_off_gets_one_error() -> None:

@@ -28,7 +28,9 @@ def request_line(command: str, args: Any = None, request_id: str = "r") -> str:
 
 
 def test_eof_drains_and_exits_0() -> None:
-    done = run((request_line("kit.count", {"n": 50, "pause_ms": 1}) + request_line("kit.echo", {}, "e")).encode())
+    done = run(
+        (request_line("kit.count", {"n": 50, "pause_ms": 1}) + request_line("kit.echo", {}, "e")).encode()
+    )
     chunks = done.chunks()
     assert sum(c["id"] == "r" for c in chunks) == 51
     assert chunks[-1] == {"id": None, "type": "bye", "reason": "eof"}
@@ -220,7 +222,9 @@ def test_the_worker_is_gone_within_a_second_while_stdout_is_full(command: str) -
 
 
 @pytest.mark.parametrize("command", [None, "kit.hold", "kit.sync_hold", "kit.block_loop"])
-def test_a_closed_port_is_eof_and_broken_stdout_together_and_ends_it(command: str | None, worker: Worker) -> None:
+def test_a_closed_port_is_eof_and_broken_stdout_together_and_ends_it(
+    command: str | None, worker: Worker
+) -> None:
     if command:
         worker.request(command, {"seconds": 60}, id="b")
         worker.type("started", "b")

@@ -55,14 +55,17 @@ def test_ping_answers_with_pong_and_its_data(worker: Worker) -> None:
 
 @pytest.mark.parametrize("kind", ["none", "list", "number", "final", "struct"])
 def test_every_kind_of_result_is_one_terminal_chunk(kind: str, worker: Worker) -> None:
-    expected: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "none": {"type": "result"},
         "list": {"type": "result", "value": [1, 2]},
         "number": {"type": "result", "value": 5},
         "final": {"type": "verdict"},
         "struct": {"type": "verdict", "ok": True},
-    }[kind]
-    assert worker.stream("kit.result", {"kind": kind}, id="r") == [{"id": "r", "seq": 0, **expected, "done": True}]
+    }
+    expected = kinds[kind]
+    assert worker.stream("kit.result", {"kind": kind}, id="r") == [
+        {"id": "r", "seq": 0, **expected, "done": True}
+    ]
 
 
 @pytest.mark.parametrize("command", ["kit.final", "kit.sync_final"])
@@ -96,7 +99,12 @@ def test_whatever_a_handler_raises_ends_its_stream_with_one_error(command: str, 
         chunks = worker.stream(command, {"how": how, "after": after})
         assert len(chunks) == after + 1, (how, chunks)
         last = chunks[-1]
-        assert (last["type"], last["code"], last["retryable"], last["done"]) == ("error", "internal", False, True), how
+        assert (last["type"], last["code"], last["retryable"], last["done"]) == (
+            "error",
+            "internal",
+            False,
+            True,
+        ), how
         assert "Traceback" not in last["error"]
     assert worker.call("ping")["type"] == "pong"
 
@@ -184,8 +192,12 @@ def test_an_id_is_free_for_reuse_once_its_done_is_out(worker: Worker) -> None:
         assert worker.stream("kit.count", {"n": 2}, id="same")[-1]["seq"] == 2
 
 
-@pytest.mark.parametrize("request_id", ["1", 1, 0, -5, 2**53, -(2**53), "x" * 128, "é" * 64, '"\\%d\n\u2028', "\x00"])
-def test_ids_of_every_form_come_back_with_their_type(request_id: str | int, framing: str, spawn: Spawn) -> None:
+@pytest.mark.parametrize(
+    "request_id", ["1", 1, 0, -5, 2**53, -(2**53), "x" * 128, "é" * 64, '"\\%d\n\u2028', "\x00"]
+)
+def test_ids_of_every_form_come_back_with_their_type(
+    request_id: str | int, framing: str, spawn: Spawn
+) -> None:
     last = spawn(framing=framing).call("kit.count", id=request_id)
     assert (last["id"], type(last["id"])) == (request_id, type(request_id))
 
@@ -234,13 +246,21 @@ def test_controls_are_answered_only_when_they_have_an_id(worker: Worker) -> None
 @pytest.mark.parametrize(
     ("command", "args"),
     [
-        ("cancel", {}), ("cancel", {"target": 1.5}), ("cancel", {"target": ""}), ("cancel", {"target": "a", "x": 1}),
-        ("credit", {"target": "a"}), ("credit", {"target": "a", "n": 0}), ("credit", {"target": "a", "n": "5"}),
-        ("credit", {"target": "a", "n": 2**31 + 1}), ("shutdown", {"mode": "now"}), ("shutdown", {"grace_ms": -1}),
-        ("tool_result", {"target": "a", "call_id": "c1"}), ("tool_result", {"target": "a", "value": 1}),
+        ("cancel", {}),
+        ("cancel", {"target": 1.5}),
+        ("cancel", {"target": ""}),
+        ("cancel", {"target": "a", "x": 1}),
+        ("credit", {"target": "a"}),
+        ("credit", {"target": "a", "n": 0}),
+        ("credit", {"target": "a", "n": "5"}),
+        ("credit", {"target": "a", "n": 2**31 + 1}),
+        ("shutdown", {"mode": "now"}),
+        ("shutdown", {"grace_ms": -1}),
+        ("tool_result", {"target": "a", "call_id": "c1"}),
+        ("tool_result", {"target": "a", "value": 1}),
         ("tool_result", {"target": "a", "call_id": "c1", "value": 1, "error": "x"}),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_control_gets_an_error(command: str, args: dict[str, Any], worker: Worker) -> None:
     worker.send(command=command, args=args)
     assert worker.bad_line()["code"] == "invalid_args"
@@ -297,7 +317,9 @@ def test_separators_are_escaped_and_come_back_whole(framing: str, spawn: Spawn) 
 def test_a_chunk_over_the_limit_is_replaced_and_keeps_its_seq(command: str, spawn: Spawn) -> None:
     worker = spawn("--max-line-bytes", "2000")
     chunks = worker.stream(command, {"n": 2, "size": 3000})
-    assert [(c["type"], c.get("code")) for c in chunks] == [("error", "limit_exceeded")] * 2 + [("complete", None)]
+    assert [(c["type"], c.get("code")) for c in chunks] == [("error", "limit_exceeded")] * 2 + [
+        ("complete", None)
+    ]
     assert "done" not in chunks[0]
 
 

@@ -266,10 +266,13 @@ def spawn_child(args: Fields) -> Fields:
     if args["how"] == "exec":
         child = subprocess.Popen(["sleep", "60"], close_fds=False)
         return {"pid": child.pid}
+    forked, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(tell, b"x")  # what a fork closes is closed by now
         time.sleep(60)
         os._exit(0)
+    os.read(forked, 1)
     return {"pid": pid}
 
 

@@ -90,7 +90,7 @@ ODD_VALUES: list[tuple[str, Any]] = [
     ("struct", Record(a=1)),
     ("enum", [Colour.RED, Colour.BOTH, Level.LOW]),
     ("mapping", MappingProxyType({"a": OrderedDict(b=1)})),
-    ("keys", {1: "a", True: "b", None: "c", 2.5: "d", (1, 2): "e", Colour.RED: "f"}),
+    ("keys", {1: "a", False: "b", None: "c", 2.5: "d", (1, 2): "e", Colour.RED: "f"}),
     ("surrogate", "a\ud800b"),
     ("surrogate key", {"\udfff": 1}),
     ("path", PurePosixPath("a/b")),

@@ -23,6 +23,8 @@ TEST_COMMANDS = "tests.support.commands"
 #: Seconds any single wait may take: far more than a healthy worker needs on a busy machine.
 PATIENCE = 15.0
 
+_ErrorType = type[BaseException]  # Worker.type hides the built-in inside the class
+
 
 class Ended(Exception):
     """The worker's stdout has ended before what was waited for."""
@@ -135,7 +137,9 @@ class Worker:
         """Read what is there, waiting for it; False at the end of the worker's output."""
         readable, _, _ = select.select([self.stdout], [], [], max(0.0, timeout))
         if not readable:
-            raise TimeoutError(f"no output for {timeout:.1f} s; the last chunks: {self.received[-3:]}; {self.log()}")
+            raise TimeoutError(
+                f"no output for {timeout:.1f} s; the last chunks: {self.received[-3:]}; {self.log()}"
+            )
         data = os.read(self.stdout.fileno(), 1 << 20)
         self.raw += data
         for text in self._cutter.feed(data):
@@ -273,7 +277,7 @@ class Worker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: _ErrorType | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 

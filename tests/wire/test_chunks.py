@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -97,7 +98,12 @@ def depth_of(value: Any) -> int:
 
 @given(ANYTHING, st.booleans(), st.sampled_from(["lines", "packet4"]))
 def test_any_value_is_one_valid_line(value: Any, done: bool, framing: str) -> None:
-    for payload in (value, {"value": value}, {"type": "t", "value": value, "z": [value]}, final({"v": value})):
+    for payload in (
+        value,
+        {"value": value},
+        {"type": "t", "value": value, "z": [value]},
+        final({"v": value}),
+    ):
         found = chunk(payload, framing, done=done)
         assert found["id"] == "r%1"
         assert ("done" in found) is done
@@ -194,7 +200,7 @@ def joined(text: str) -> str:
 
 
 def has_pair(text: str) -> bool:
-    return any("\ud800" <= a <= "\udbff" and "\udc00" <= b <= "\udfff" for a, b in zip(text, text[1:], strict=False))
+    return any("\ud800" <= a <= "\udbff" and "\udc00" <= b <= "\udfff" for a, b in pairwise(text))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,9 @@ EXPECTED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), odd_values.ODD_VALUES, ids=[name for name, _ in odd_values.ODD_VALUES])
+@pytest.mark.parametrize(
+    ("name", "value"), odd_values.ODD_VALUES, ids=[name for name, _ in odd_values.ODD_VALUES]
+)
 def test_any_value_a_handler_yields_is_written(name: str, value: Any) -> None:
     found = sent(value)
     if name in EXPECTED:
@@ -276,7 +284,13 @@ class ItemError(Chunk):
 
 
 def test_typed_chunks_carry_their_tag_and_no_absent_fields() -> None:
-    assert chunk(Verdict(ok=True), done=True) == {"id": "r%1", "seq": 0, "type": "verdict", "ok": True, "done": True}
+    assert chunk(Verdict(ok=True), done=True) == {
+        "id": "r%1",
+        "seq": 0,
+        "type": "verdict",
+        "ok": True,
+        "done": True,
+    }
     assert chunk(ItemError(index=1)) == {"id": "r%1", "seq": 0, "type": "item_error", "index": 1}
 
 
@@ -381,8 +395,12 @@ def test_line_separators_are_written_escaped(framing: str) -> None:
 @pytest.mark.parametrize("filler", ["x", "é", "\u2028", "\\", "\x00", "😀"])
 @pytest.mark.parametrize("framing", ["lines", "packet4"])
 @given(size=st.integers(500, LIMIT + 200))
-def test_no_line_is_over_the_limit_and_a_replaced_chunk_keeps_its_seq(filler: str, framing: str, size: int) -> None:
-    text = written({"type": "t", "index": 3, "v": filler * (size // len(json.dumps(filler)) + 1)}, framing, seq=5)
+def test_no_line_is_over_the_limit_and_a_replaced_chunk_keeps_its_seq(
+    filler: str, framing: str, size: int
+) -> None:
+    text = written(
+        {"type": "t", "index": 3, "v": filler * (size // len(json.dumps(filler)) + 1)}, framing, seq=5
+    )
     assert len(text) <= LIMIT
     found = json.loads(text)
     assert found["seq"] == 5
@@ -400,12 +418,18 @@ def test_a_terminal_chunk_over_the_limit_stays_terminal() -> None:
 @given(st.integers(0, LIMIT * 2))
 def test_a_chunk_that_fits_is_sent_as_it_is(size: int) -> None:
     found = chunk({"type": "t", "v": "x" * size})
-    fits = len(json.dumps({"id": "r%1", "seq": 0, "type": "t", "v": "x" * size}, separators=(",", ":"))) <= LIMIT - 64
+    fits = (
+        len(json.dumps({"id": "r%1", "seq": 0, "type": "t", "v": "x" * size}, separators=(",", ":")))
+        <= LIMIT - 64
+    )
     if fits:
         assert found["v"] == "x" * size
 
 
-@given(st.text(min_size=1, max_size=30).filter(lambda t: t.encode(errors="replace").decode() == t) | st.integers())
+@given(
+    st.text(min_size=1, max_size=30).filter(lambda t: t.encode(errors="replace").decode() == t)
+    | st.integers()
+)
 def test_ids_of_every_form_come_back_with_their_type(request_id: str | int) -> None:
     if isinstance(request_id, int):
         request_id %= 2**53

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.wire.framing import BOM, FRAMINGS, Decoder, Frame, LineDecoder, Oversized, Packet4Decoder, Truncated
+from bridge.wire.framing import (
+    BOM,
+    FRAMINGS,
+    Decoder,
+    Frame,
+    LineDecoder,
+    Oversized,
+    Packet4Decoder,
+    Truncated,
+)
 from tests.support.wirecheck import frame as pack
 
 LIMIT = 20
 #: Bytes in which what framing looks at is frequent.
 BYTES = st.lists(
-    st.sampled_from([b"\n", b"\r", b"\r\n", b" ", b"a", b'{"a":1}', BOM, b"\x00", b"x" * LIMIT, b"\xe2\x80\xa8"])
+    st.sampled_from(
+        [b"\n", b"\r", b"\r\n", b" ", b"a", b'{"a":1}', BOM, b"\x00", b"x" * LIMIT, b"\xe2\x80\xa8"]
+    )
     | st.binary(max_size=8),
     max_size=30,
 ).map(b"".join)
@@ -28,7 +40,7 @@ def feed(decoder: Decoder, parts: Iterable[bytes]) -> list[Frame]:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(place, len(data)) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 def reference_lines(data: bytes) -> list[Frame]:
@@ -63,7 +75,9 @@ def is_long_blank(frame: Frame) -> bool:
 
 
 @given(PACKETS, st.lists(st.integers(0, 200), max_size=20), st.integers(0, 5))
-def test_packets_do_not_depend_on_how_bytes_are_cut(packets: list[bytes], places: list[int], short: int) -> None:
+def test_packets_do_not_depend_on_how_bytes_are_cut(
+    packets: list[bytes], places: list[int], short: int
+) -> None:
     data = b"".join(pack(packet, "packet4") for packet in packets)
     data = data[: len(data) - short]
     whole = feed(Packet4Decoder(LIMIT), [data])
@@ -129,7 +143,9 @@ def test_an_oversized_frame_is_never_held_in_memory(framing: str) -> None:
         (b"x" * (LIMIT + 1) + b"\n", [Oversized(LIMIT + 1)]),
     ],
 )
-def test_lines_end_with_lf_and_drop_cr_blank_lines_and_the_first_bom(data: bytes, expected: list[Frame]) -> None:
+def test_lines_end_with_lf_and_drop_cr_blank_lines_and_the_first_bom(
+    data: bytes, expected: list[Frame]
+) -> None:
     assert feed(LineDecoder(LIMIT), [data]) == expected
     assert feed(LineDecoder(LIMIT), [bytes([byte]) for byte in data]) == expected
 
