@@ -135,9 +135,10 @@ def test_a_signal_lets_what_is_admitted_finish(worker: Worker) -> None:
 
 
 def test_the_first_signal_during_an_eof_drain_changes_nothing(worker: Worker) -> None:
-    worker.request("kit.count", {"n": 30, "pause_ms": 10}, id="a")
+    worker.request("kit.count", {"n": 30, "pause_ms": 10}, id="a", credit=1)
     worker.type("chunk", "a")
     worker.close_stdin()
+    worker.type("chunk", "a")  # a second one comes without a grant once the end of stdin was seen
     worker.terminate()
     chunks = worker.rest()
     assert chunks[-1]["reason"] == "eof"
