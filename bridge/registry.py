@@ -66,9 +66,8 @@ class Command:
         annotation = self._hints.get(self._parameters[0], dict)
         if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
             return annotation
-        if annotation is Any or annotation is dict or typing.get_origin(annotation) is dict:
-            return dict
-        if isinstance(annotation, type) and issubclass(dict, annotation):  # Mapping, object
+        origin = typing.get_origin(annotation) or annotation
+        if origin is Any or (isinstance(origin, type) and issubclass(dict, origin)):  # dict, Mapping, object
             return dict
         message = f"the command {self.name!r} takes args of type {annotation!r}; use a msgspec.Struct or dict"
         raise RegistrationError(message)
