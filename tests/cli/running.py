@@ -23,7 +23,9 @@ WAIT_S = 60.0
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment without what would choose a language model, and with this tree's package."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DSPY_", "OPENAI_"))}
+    # nor what make hands on: one that runs inside another talks about its directories
+    unwanted = ("DSPY_", "OPENAI_", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent), *filter(None, [kept.get("PYTHONPATH")])])
     return kept | {"PYTHONPATH": path, "PYTHON": sys.executable} | extra
 
