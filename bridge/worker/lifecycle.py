@@ -89,16 +89,16 @@ class Lifecycle:
         self._loop.call_later(LAST_WORDS_S, self._leave)
         self.request_ended()
 
-    def host_gone(self) -> None:
-        """Nobody reads any more: end at once, with a moment for handlers to clean up."""
+    def host_gone(self, why: str = "nobody reads stdout any more") -> None:
+        """The host is gone: end at once, with a moment for handlers to clean up."""
         if self._host_gone:
             return
         self._host_gone = True
-        log.warning("nobody reads stdout any more: the worker ends")
+        log.warning("%s: the worker ends", why)
         self._ending = True
         self._scheduler.draining = True
-        self._scheduler.end_all()
         exit_when_overdue(Exit.HOST_GONE)
+        self._scheduler.end_all()
         self._loop.call_later(CLEAN_UP_S, self._leave)
 
     def signalled(self, count: int) -> None:
@@ -120,7 +120,7 @@ class Lifecycle:
         """The parent has ended; with stdin at its end its requests are still worth finishing."""
         if stdin_is_open:
             exit_when_overdue(Exit.HOST_GONE)
-            self._loop.call_soon_threadsafe(self.host_gone)
+            self._loop.call_soon_threadsafe(self.host_gone, "the parent process has ended")
 
     def signal_from_thread(self, count: int) -> None:
         """A signal arrived; the second one ends the process even if the loop is stuck."""

@@ -211,6 +211,6 @@ class Outbox:
         self.full = False
         if not self._broken:
             self._broken = True
-            self._on_broken()
+            self._loop.call_soon(self._on_broken)  # not from here: a caller may hold a stream's lock
         self._after_write()
         self._wake()
