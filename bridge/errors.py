@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from enum import StrEnum
 from typing import Any
 
-from bridge.redact import redact, scrub
+from bridge.redact import redact, redact_secrets, scrub
 
 
 class Code(StrEnum):
@@ -96,6 +97,11 @@ class BridgeError(Exception):
 def invalid_args(message: str, path: str) -> BridgeError:
     """An ``invalid_args`` error about the value at ``path`` (``$.args.items[2].text``)."""
     return BridgeError(message, code=Code.INVALID_ARGS, details={"path": path})
+
+
+def debug_details(error: BaseException) -> dict[str, str]:
+    """What ``--debug`` adds to an error's details: the traceback, without secrets."""
+    return {"traceback": redact_secrets("".join(traceback.format_exception(error)))}
 
 
 def from_exception(error: BaseException) -> BridgeError:

@@ -17,20 +17,29 @@ _KEY_SHAPED = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|key|tok)-[A-Za-z0-9_\-*]{12,}|\bAIza[A-Za-z0-9_\-]{20,}"
     r"|(?i:\b(?:bearer|basic) )[A-Za-z0-9_\-.=+/]{12,}"
 )
-# An absolute path of two parts or more; not one inside a URL, a word, or another path.
-_PATH = re.compile(r"(?<![\w:/.\-~])(?:~|[A-Za-z]:)?(?:/[\w.\-+@%]+){2,}/?")
-_MACHINE_ROOTS = re.compile(
-    r"(?:~|[A-Za-z]:)?/(?:home|root|usr|etc|var|opt|tmp|srv|mnt|media|lib\w*|proc|dev|Users)/"
+# An absolute path of two parts or more, also behind file://; not one that is part of another URL or word.
+_PATH = re.compile(
+    r"(?:file://|(?<![\w/.~])(?<!:/))(?:~|[A-Za-z]:)?(?:/[\w.\-+@%]+){2,}/?|(?<![\w/])~/[\w.\-+@%/]+"
 )
+# Routes of web APIs look like paths and tell nothing of the machine.
+_ROUTE = re.compile(r"/(?:v\d\w*|api|chat|models|openai)/")
 
 
 def add_secret(value: str) -> None:
-    """Have ``value`` removed from all output for the life of the process."""
+    """Have ``value`` removed from all output for the life of the process.
+
+    Also each of its lines, and what it looks like quoted by ``repr`` or JSON.
+    """
     global _secret_pattern
+    import json  # only where there are secrets
+
     value = value.strip()
-    if len(value) < MIN_SECRET_CHARS or value in _secrets:
+    forms = {value, *value.splitlines()}
+    forms |= {repr(form)[1:-1] for form in forms} | {json.dumps(form)[1:-1] for form in forms}
+    new = {form for form in map(str.strip, forms) if len(form) >= MIN_SECRET_CHARS} - _secrets
+    if not new:
         return
-    _secrets.add(value)
+    _secrets.update(new)
     longest_first = sorted(_secrets, key=len, reverse=True)
     _secret_pattern = re.compile("|".join(map(re.escape, longest_first)))
 
@@ -51,11 +60,14 @@ def redact_secrets(text: str) -> str:
 
 
 def scrub(value: Any) -> Any:
-    """``value`` with every string in its dicts and lists passed through :func:`redact`."""
+    """``value`` with every string in its dicts and lists passed through :func:`redact`.
+
+    What stands under ``path`` says where in the request something is: it is for machines, and stays.
+    """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {key: scrub(item) for key, item in value.items()}
+        return {key: item if key == "path" else scrub(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [scrub(item) for item in value]
     return value
@@ -63,6 +75,6 @@ def scrub(value: Any) -> Any:
 
 def _shorten(match: re.Match[str]) -> str:
     path = match.group()
-    if not _MACHINE_ROOTS.match(path) and path.count("/") < 3:
-        return path  # "/v1/models" and the like: a route, not a file
+    if _ROUTE.match(path):
+        return path
     return path.rstrip("/").rsplit("/", 1)[-1]

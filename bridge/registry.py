@@ -14,6 +14,7 @@ import msgspec
 
 from bridge.context import Context
 from bridge.errors import BridgeError, Code
+from bridge.wire.codec import args_decoder
 from bridge.wire.messages import CONTROLS, Chunk
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,7 +156,11 @@ class Registry:
         :raises RegistrationError: see :attr:`Command.args_type`.
         """
         for command in self:
-            command.args_type  # noqa: B018 - a cached property that validates
+            try:
+                args_decoder(command.args_type)
+            except TypeError as error:
+                message = f"the args of the command {command.name!r} can not be decoded: {error}"
+                raise RegistrationError(message) from error
 
 
 #: Where :func:`command` registers.
@@ -204,7 +209,7 @@ def load_module(name: str) -> None:
         importlib.import_module(name)
     except RegistrationError as error:
         raise RegistrationError(f"the commands module {name!r} can not be loaded: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RegistrationError(f"the commands module {name!r} can not be loaded: {reason}") from error
 

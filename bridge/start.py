@@ -10,6 +10,7 @@ from bridge.commands import MODULES
 from bridge.entry_points import find_command_modules
 from bridge.options import ServeOptions
 from bridge.registry import RegistrationError, Registry, default, load_module
+from bridge.secrets import remember_environment
 from bridge.telemetry import LogWriter, say, set_up_logging
 
 USAGE = 2
@@ -43,6 +44,7 @@ def load_commands(options: ServeOptions) -> Registry:
 
 
 def _set_up(options: ServeOptions) -> LogWriter:
+    remember_environment()
     if options.die_with_parent:
         from bridge.worker.watcher import die_with_parent
 

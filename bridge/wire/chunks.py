@@ -50,6 +50,10 @@ class ChunkFormat:
 
         ``start`` is the request's :meth:`head` with ``seq`` behind it.
         """
+        self.place(out, start, self.encode(payload, len(start)), done)
+
+    def encode(self, payload: Any, head_size: int) -> bytes:
+        """The payload as a JSON object and LF, within the limits; ``head_size`` is what comes before it."""
         if (
             payload.__class__ is not dict
             or payload.get("type").__class__ is not str
@@ -62,8 +66,10 @@ class ChunkFormat:
             encoded = _dumps(payload, convert, LINE_OPTIONS)
         except (orjson.JSONEncodeError, RecursionError):
             encoded = self._rebuilt(payload)
-        if len(encoded) > self.small:
-            encoded = self.checked(encoded, len(start), payload)
+        return self.checked(encoded, head_size, payload) if len(encoded) > self.small else encoded
+
+    def place(self, out: bytearray, start: bytes, encoded: bytes, done: bool = False) -> None:
+        """Append an encoded payload behind its head, framed."""
         if self.packet4:
             end = _DONE[:-1] if done else b"}"
             _append_packet(out, start + b"," + encoded[1:-2] + end)

@@ -32,7 +32,10 @@ _encode_plain: Final = msgspec.json.Encoder(decimal_format="number").encode
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
-_UNKNOWN_FIELD: Final = re.compile(r"unknown field `(.*?)`")
+_UNKNOWN_FIELD: Final = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+#: A name in an error message may come from a hostile line.
+_MAX_NAME_CHARS: Final = 200
+_OUT_OF_RANGE: Final = "Integer value out of range"
 _MISSING_FIELD: Final = re.compile(r"missing required field `(.*?)`")
 
 
@@ -55,6 +58,8 @@ def decode_request(line: bytes, max_depth: int) -> Envelope:
         request = _decode_envelope(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         request = _decode_carefully(line, max_depth)
+    if not line.isascii():
+        _check_utf8(line, request)
     if len(line) > 2 * max_depth and exceeds_depth(line, max_depth):
         raise LineError(_too_deep(max_depth), _lenient_id(request.id))
     _check_envelope(request)
@@ -62,27 +67,51 @@ def decode_request(line: bytes, max_depth: int) -> Envelope:
 
 
 def _decode_carefully(line: bytes, max_depth: int) -> Envelope:
-    """The way for lines the typed decoder refused: find out why, and whose they are."""
+    """The way for lines the typed decoder refused: what is sound is read all the same."""
+    from bridge.wire import exact  # json is imported where a line needs it
+
+    if exceeds_depth(line, max_depth):
+        raise LineError(_too_deep(max_depth), _lenient_id(exact.leading_id(line)))
     try:
-        if exceeds_depth(line, max_depth):
-            raise LineError(_too_deep(max_depth), _id_of_deep_line(line))
-        value = _decode_any(line)
-    except msgspec.DecodeError as error:
-        raise LineError(_parse_error(str(error))) from None
+        value = exact.loads(line)
     except UnicodeDecodeError as error:
         raise LineError(_parse_error(f"invalid UTF-8 at byte {error.start}")) from None
+    except (ValueError, RecursionError) as error:
+        raise LineError(_parse_error(_reason(line, error))) from None
     if not isinstance(value, dict):
         message = f"A request is a JSON object, not {json_type(value)}."
         raise LineError(_invalid(message, "$"))
     request_id = _lenient_id(value.get("id"))
+    args = value.pop("args", {})
+    if not isinstance(value.get("traceparent"), str):
+        value.pop("traceparent", None)
     try:  # a duplicate key's first value may be of the wrong type: only the last one counts
-        args = msgspec.Raw(msgspec.json.encode(value.pop("args", {})))
         request = msgspec.convert(value, Envelope, strict=True)
     except msgspec.ValidationError as error:
-        message, path = _explain(error)
+        message, path = _explain(error, "$")
         raise LineError(_invalid(message, path), request_id) from None
     request.args = args
     return request
+
+
+def _reason(line: bytes, error: Exception) -> str:
+    """Why a line is no JSON, with the place, in the fast decoder's words if it has some."""
+    try:
+        _decode_any(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as known:
+        return str(known)
+    except RecursionError:
+        return "it is nested too deeply"
+    return str(error)
+
+
+def _check_utf8(line: bytes, request: Envelope) -> None:
+    """Look into the fields that the typed decoder skips."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        reason = f"invalid UTF-8 at byte {error.start}"
+        raise LineError(_parse_error(reason), _lenient_id(request.id)) from None
 
 
 def _check_envelope(request: Envelope) -> None:
@@ -114,40 +143,47 @@ def _lenient_id(value: Any) -> RequestId | None:
     return value if is_valid_id(value) else None
 
 
-def _id_of_deep_line(line: bytes) -> RequestId | None:
-    """The id of a line msgspec finds too deep; orjson reads up to 1,024 levels."""
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return _lenient_id(value.get("id")) if isinstance(value, dict) else None
+def decode_args(raw: Any, args_type: type[T]) -> T:
+    """``args`` (still raw, or read already by the careful way) as an ``args_type``: a Struct or ``dict``.
 
-
-def decode_args(raw: msgspec.Raw, args_type: type[T]) -> T:
-    """``args`` decoded into ``args_type``, a Struct or ``dict``.
-
-    :raises BridgeError: ``invalid_args`` with ``details.path``, or ``parse_error`` for bytes that the
-        envelope's decoder skipped over (invalid UTF-8, numbers out of range, lone surrogates).
+    :raises BridgeError: ``invalid_args`` with ``details.path``.
     """
-    decoder, unknown_allowed = _args_decoder(cast(Hashable, args_type))
     try:
+        if not isinstance(raw, msgspec.Raw):
+            return _convert_args(raw, args_type)
+        decoder, unknown_allowed = args_decoder(cast(Hashable, args_type))
         args = decoder.decode(raw)
         if unknown_allowed:
-            _refuse_unknown(raw, args_type)
+            _refuse_unknown(msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), args_type)
     except msgspec.ValidationError as error:
-        message, path = _explain(error)
-        raise invalid_args(message, path.replace("$", "$.args", 1)) from None
-    except msgspec.DecodeError as error:
-        raise _parse_error(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise _parse_error(f"invalid UTF-8 at byte {error.start} of a string in args") from None
-    except RecursionError:
-        raise BridgeError("The args are nested too deeply.", code=Code.LIMIT_EXCEEDED) from None
+        if str(error).startswith(_OUT_OF_RANGE) and isinstance(raw, msgspec.Raw):
+            return decode_args(_read_exactly(raw), args_type)
+        message, path = _explain(error, "$.args")
+        raise invalid_args(message, path) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decode_args(_read_exactly(raw), args_type)
     return args  # type: ignore[no-any-return]  # Decoder[T] loses T in the cache
 
 
+def _read_exactly(raw: msgspec.Raw) -> Any:
+    from bridge.wire import exact
+
+    try:
+        return exact.loads(bytes(raw))
+    except (ValueError, RecursionError) as error:
+        raise _parse_error(str(error)) from None
+
+
+def _convert_args(value: Any, args_type: type[T]) -> T:
+    target: Any = dict[str, Any] if args_type is dict else args_type
+    args: T = msgspec.convert(value, target, strict=True)
+    if hasattr(args_type, "__struct_config__"):
+        _refuse_unknown(value, args_type)
+    return args
+
+
 @functools.cache
-def _args_decoder(args_type: Hashable) -> tuple[msgspec.json.Decoder[Any], bool]:
+def args_decoder(args_type: Hashable) -> tuple[msgspec.json.Decoder[Any], bool]:
     """The decoder for a type, and whether unknown keys must be looked for afterwards."""
     config = getattr(args_type, "__struct_config__", None)
     unknown_allowed = config is not None and not config.forbid_unknown_fields
@@ -155,24 +191,25 @@ def _args_decoder(args_type: Hashable) -> tuple[msgspec.json.Decoder[Any], bool]
     return msgspec.json.Decoder(target), unknown_allowed
 
 
-def _refuse_unknown(raw: msgspec.Raw, args_type: type) -> None:
+def _refuse_unknown(value: dict[str, Any], args_type: type) -> None:
     known = set(args_type.__struct_encode_fields__)  # type: ignore[attr-defined]  # it is a Struct
-    if unknown := [key for key in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) if key not in known]:
+    if unknown := [key for key in value if key not in known]:
         raise msgspec.ValidationError(f"Object contains unknown field `{unknown[0]}`")
 
 
-def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
-    """A sentence and a path (``$.items[0].text``) from msgspec's message."""
-    text = str(error)
-    message, separator, path = text.partition(" - at `")
-    path = path.rstrip("`") if separator else "$"
-    if path.startswith("key in "):
-        path = path.removeprefix("key in ").strip("`")
+def _explain(error: msgspec.ValidationError, root: str) -> tuple[str, str]:
+    """A sentence and a path (``$.args.items[0].text``) from msgspec's message, which is about ``root``."""
+    message, separator, path = str(error).rpartition(" - at `")
+    if not separator:
+        message, path = path, "$"
+    path = path.rstrip("`").removeprefix("key in `")
+    path = root + path[:_MAX_NAME_CHARS].removeprefix("$")
     if unknown := _UNKNOWN_FIELD.search(message):
-        return f"Unknown field {unknown[1]!r}.", f"{path}.{unknown[1]}"
+        name = unknown[1][:_MAX_NAME_CHARS]
+        return f"Unknown field {name!r}.", f"{path}.{name}"
     if missing := _MISSING_FIELD.search(message):
         return f"The field {missing[1]!r} is missing.", f"{path}.{missing[1]}"
-    return f"{message.replace('`', '')} at {path}.", path
+    return f"{message.replace('`', '')[:1000]} at {path}.", path
 
 
 def _parse_error(reason: str) -> BridgeError:

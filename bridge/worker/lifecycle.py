@@ -59,9 +59,13 @@ class Lifecycle:
     def start(self) -> None:
         """Begin to watch the recycling limits that time brings."""
         if self._options.max_age_s is not None:
-            self._loop.call_later(self._options.max_age_s, self.drain, "recycle")
+            self._loop.call_later(self._options.max_age_s, self._aged)
         if self._options.max_rss_mb is not None:
             self._check_rss()
+
+    def _aged(self) -> None:
+        if self._reason is None:
+            self.drain("recycle")
 
     # ---- reasons to end ------------------------------------------------------------------------
 
@@ -140,6 +144,7 @@ class Lifecycle:
         """A request has ended: was it the last one of a drain?"""
         if self._reason is not None and not self._ending and not len(self._scheduler.sessions):
             self._ending = True
+            self._scheduler.closed = True
             self._scheduler.announce({"type": "bye", "reason": self._reason})
             self._outbox.when_empty(self._leave)
 
@@ -148,9 +153,12 @@ class Lifecycle:
         if self._reason is None:
             self._reason = reason
         if grace_s is not None:
-            if self._grace is not None:
-                self._grace.cancel()
-            self._grace = self._loop.call_later(grace_s, self._grace_over)
+            timer = self._loop.call_later(grace_s, self._grace_over)
+            if self._grace is not None:  # of two ends the earlier one holds
+                later = max(timer, self._grace, key=lambda handle: handle.when())
+                later.cancel()
+                timer = min(timer, self._grace, key=lambda handle: handle.when())
+            self._grace = timer
         self.request_ended()
 
     def _grace_over(self) -> None:

@@ -108,7 +108,7 @@ class Outbox:
     def flush(self) -> None:
         """Write what can be written now."""
         if self._stalled:
-            self.full = self.waiting >= HIGH_WATER
+            self.full = self.full or self.waiting >= HIGH_WATER
             return
         while self._pending or self.buffer:
             if not self._pending:

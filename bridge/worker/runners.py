@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -11,7 +12,7 @@ from bridge.context import Context, WorkerView
 from bridge.errors import BridgeError, Code
 from bridge.registry import Command, Kind
 from bridge.wire.messages import Final_, FinalChunk
-from bridge.wire.session import Stream
+from bridge.wire.session import Stream, overloaded
 from bridge.worker.outbox import FLUSH_BYTES, Outbox
 from bridge.worker.threads import HandlerThreads, ThreadChannel
 
@@ -150,17 +151,29 @@ class AsyncRunner:
 
     async def _run(self) -> None:
         try:
+            payload = await self._outcome()
+            # The terminal chunk needs no credit, but it too waits for a host that reads.
+            while self._home.outbox.full and not self._stream.done:
+                await self._home.outbox.room()
+            if isinstance(payload, BaseException):
+                self._home.failed(self._stream, payload)
+            else:
+                self._home.finish(self._stream, payload)
+        except asyncio.CancelledError:
+            pass  # ended from outside
+        finally:
+            self._wake_starving()
+
+    async def _outcome(self) -> Any:
+        """What the handler's request ends with: a payload, or what it raised."""
+        try:
             args = self._stream.take_args(self._command.args_type)
             answer = self._command.call(args, Context(self._stream, self._home.view, self))
             if self._command.kind is Kind.ASYNC_STREAM:
-                payload = await self._send_all(answer)
-            else:
-                payload = result_payload(await answer)
-            self._home.finish(self._stream, payload)
+                return await self._send_all(answer)
+            return result_payload(await answer)
         except BaseException as error:  # noqa: BLE001 - a SystemExit too ends its request, not the worker
-            self._home.failed(self._stream, error)  # nothing when a cancel has ended it already
-        finally:
-            self._wake_starving()
+            return error
 
     async def _send_all(self, chunks: Any) -> Any:
         """Send what the generator yields; its final chunk, or a plain ``complete``."""
@@ -205,19 +218,24 @@ class ThreadRunner:
         self._home = home
         self._command = command
         self._stream = stream
-        self._channel = ThreadChannel(home.loop, home.outbox, stream)
+        self._channel = ThreadChannel(home.loop, home.outbox, stream, home.threads)
         self._abandoned = False
         self._running = False
 
     def start(self) -> None:
         try:
             args = self._stream.take_args(self._command.args_type)
-        except BridgeError as error:
-            self._home.failed(self._stream, error)
-            return
-        context = contextvars.copy_context()
-        self._running = True
-        self._home.threads.submit(lambda: context.run(self._run, args))
+            context = contextvars.copy_context()
+            self._home.threads.submit(lambda: context.run(self._run, args))
+        except RuntimeError as error:
+            self._end_with(
+                overloaded(f"no thread can be started ({error})", "threads", threading.active_count())
+            )
+        except Exception as error:  # noqa: BLE001 - args run code of their Struct's own
+            self._end_with(error)
+        else:
+            self._running = True
+            self._home.threads.count(1)
 
     def grant(self, count: int | None) -> None:
         self._channel.grant(count)
@@ -256,8 +274,18 @@ class ThreadRunner:
 
     def _ended(self, outcome: Any) -> None:
         self._running = False
+        self._home.threads.count(-1)
         if self._abandoned:
             self._home.abandoned(-1)
+        else:
+            self._end_with(outcome)
+
+    def _end_with(self, outcome: Any) -> None:
+        """End the request, as soon as there is room for its last chunk."""
+        if self._stream.done:
+            return
+        if self._home.outbox.full:
+            self._home.outbox.when_room(lambda: self._end_with(outcome))
         elif isinstance(outcome, BaseException):
             self._channel.close(lambda: self._home.failed(self._stream, outcome))
         else:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from bridge.context import Context, WorkerView
-from bridge.errors import BridgeError, Code, from_exception
-from bridge.redact import redact_secrets
+from bridge.errors import BridgeError, Code, debug_details, from_exception
 from bridge.registry import Command, Registry
 from bridge.telemetry import Stats
 from bridge.wire.codec import LineError, decode_request
@@ -76,6 +73,8 @@ class Scheduler:
         self.input_waits = input_waits
         self.sessions = sessions
         self.draining = False
+        #: Nothing is read any more: ``bye`` is out.
+        self.closed = False
         self._registry = registry
         self._stats = stats
         self._max_depth = max_depth
@@ -87,6 +86,7 @@ class Scheduler:
         self._began: dict[RequestId, float] = {}
         self._no_answers: BridgeError | None = None
         self._promoting = False
+        self._waiting_for_room = False
         self._input_ended = False
         self._controls = Controls(self, stats, on_shutdown)
 
@@ -95,15 +95,25 @@ class Scheduler:
     def receive(self, frames: list[Frame]) -> None:
         """Handle frames in their order; short answers go out with one write at the end."""
         for frame in frames:
-            try:
-                if isinstance(frame, Oversized):
-                    raise LineError(self._unreadable(frame))
-                request = decode_request(frame, self._max_depth)
-                self._dispatch(request)
-            except LineError as error:
-                self._stats.bad_lines += 1
-                self.refuse(error.request_id, error.error)
+            if self.closed:
+                break
+            self._receive_one(frame)
         self.outbox.flush()
+
+    def _receive_one(self, frame: Frame) -> None:
+        request: Envelope | None = None
+        try:
+            if isinstance(frame, Oversized):
+                raise LineError(self._unreadable(frame))
+            request = decode_request(frame, self._max_depth)
+            self._dispatch(request, len(frame))
+        except LineError as error:
+            self._stats.bad_lines += 1
+            self.refuse(error.request_id, error.error)
+        except Exception as error:
+            log.error("a line could not be handled", exc_info=error)
+            request_id: Any = None if request is None else request.id
+            self.refuse(request_id, from_exception(error))
 
     def _unreadable(self, frame: Oversized) -> BridgeError:
         maximum = self.view.options.max_line_bytes
@@ -113,7 +123,7 @@ class Scheduler:
         details = {"limit": "max_line_bytes", "max": maximum, "size": frame.size}
         return BridgeError(message, code=Code.LINE_TOO_LONG, details=details)
 
-    def _dispatch(self, request: Envelope) -> None:
+    def _dispatch(self, request: Envelope, size: int) -> None:
         if request.command in CONTROLS:
             self._controls.handle(request)
             return
@@ -128,7 +138,7 @@ class Scheduler:
             if command.inline:
                 self._answer_inline(command, request)
             else:
-                self._admit(command, request)
+                self._admit(command, request, size)
         except BridgeError as error:
             self._stats.rejected += 1
             self._stats.errors[str(error.code)] += 1
@@ -145,8 +155,13 @@ class Scheduler:
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def _admit(self, command: Command, request: Envelope) -> None:
-        stream = self.sessions.admit(request, time.monotonic())
+    def _admit(self, command: Command, request: Envelope, size: int) -> None:
+        # Before a host that does not read nothing is begun: its results would only fill the memory.
+        full = self.outbox.full
+        stream = self.sessions.admit(request, time.monotonic(), size, hold=full)
+        if full and not self._waiting_for_room:
+            self._waiting_for_room = True
+            self.outbox.when_room(self._room_again)
         self._stats.accepted += 1
         self._began[stream.id] = time.monotonic()
         if self._input_ended:
@@ -177,14 +192,23 @@ class Scheduler:
             runner.close_calls(self._no_answers)
         runner.start()
 
+    def _room_again(self) -> None:
+        self._waiting_for_room = False
+        self._promote()
+
     def _promote(self) -> None:
         """Give free slots to those who wait. Not re-entrant: a start may end its request at once."""
         if self._promoting:
             return
         self._promoting = True
-        while (stream := self.sessions.promote()) is not None:
-            self._start(self._registry.get(stream.command), stream)
-        self._promoting = False
+        try:
+            while not self.outbox.full and (stream := self.sessions.promote()) is not None:
+                self._start(self._registry.get(stream.command), stream)
+            if self.outbox.full and self.sessions.queued and not self._waiting_for_room:
+                self._waiting_for_room = True
+                self.outbox.when_room(self._room_again)
+        finally:
+            self._promoting = False
 
     def finish(self, stream: Stream, payload: Any) -> None:
         """End a request with its terminal payload; nothing if it has ended."""
@@ -214,17 +238,22 @@ class Scheduler:
             log.error("a handler failed", exc_info=error, extra=extra)
         payload = from_exception(error).to_chunk()
         if self._debug:
-            text = redact_secrets("".join(traceback.format_exception(error)))
-            payload["details"] = {**payload.get("details", {}), "traceback": text}
+            payload["details"] = {**payload.get("details", {}), **debug_details(error)}
         return payload
 
     def end(self, stream: Stream, payload: dict[str, Any]) -> None:
         """End a request from outside, whatever its handler is doing."""
         runner = self.runners.get(stream.id)
         if runner is None:  # still in the queue
-            self.finish(stream, payload)
+            self._finish_at_once(stream, payload)
         else:
-            runner.end(lambda: self.finish(stream, payload))
+            runner.end(lambda: self._finish_at_once(stream, payload))
+
+    def _finish_at_once(self, stream: Stream, payload: dict[str, Any]) -> None:
+        """As :meth:`finish`, for chunks that wait for no room: they count as short replies."""
+        before = len(self.outbox.buffer)
+        self.finish(stream, payload)
+        self.outbox.reply(max(0, len(self.outbox.buffer) - before))
 
     def _expire(self, stream: Stream) -> None:
         message = "The request was not done within its timeout_ms."
@@ -271,5 +300,4 @@ class Scheduler:
     def announce(self, payload: dict[str, Any]) -> None:
         """Send a chunk that belongs to no request (``ready``, ``bye``)."""
         self.sessions.format.append_unbound(self.outbox.buffer, payload)
-        with contextlib.suppress(OSError):
-            self.outbox.flush()
+        self.outbox.flush()

@@ -161,7 +161,12 @@ class PolledSource:
     def _read_on(self) -> None:
         if not self._reading:
             return
-        data = self._read()
+        try:
+            data = self._read()
+        except BlockingIOError:  # a named pipe, and somebody has opened it again: now it polls
+            self._hung_up = self._reading = False
+            self.resume()
+            return
         if data:
             self._loop.call_soon(self._read_on)
         else:

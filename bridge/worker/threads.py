@@ -16,8 +16,10 @@ from bridge.wire.session import Stream
 from bridge.worker.outbox import Outbox
 
 IDLE_S: Final = 10.0
-#: Bytes a thread may be ahead of the loop.
+#: Bytes that all threads together may be ahead of the loop, and what each may at least. Shared, so that a
+#: thousand streams before a stalled host hold no more, and sixty busy ones park before they starve the loop.
 AHEAD_BYTES: Final = 256 * 1024
+LEAST_AHEAD_BYTES: Final = 2 * 1024
 
 
 class HandlerThreads:
@@ -27,9 +29,20 @@ class HandlerThreads:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._idle = 0
         self._lock = threading.Lock()
+        self._streams = 0
+        #: Bytes each stream may be ahead of the loop now.
+        self.ahead_bytes = AHEAD_BYTES
+
+    def count(self, change: int) -> None:
+        """A stream in a thread has begun (1) or ended (-1). Loop thread."""
+        self._streams += change
+        self.ahead_bytes = max(LEAST_AHEAD_BYTES, AHEAD_BYTES // max(1, self._streams))
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in a thread at once; it must not raise."""
+        """Run ``job`` in a thread at once; it must not raise.
+
+        :raises RuntimeError: when the system gives no more threads.
+        """
         with self._lock:
             if self._idle:
                 self._idle -= 1
@@ -65,9 +78,12 @@ class ThreadChannel:
     the loop fetches; a thread that is too far ahead, out of credit, or before a full outbox waits.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, stream: Stream) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, outbox: Outbox, stream: Stream, pool: HandlerThreads
+    ) -> None:
         self._loop = loop
         self._outbox = outbox
+        self._pool = pool
         self._stream = stream
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -81,15 +97,16 @@ class ThreadChannel:
         None when there was none, or when the request has ended meanwhile.
         """
         stream, buffer, outbox, lock = self._stream, self._buffer, self._outbox, self._lock
-        write = stream.chunk
+        encode, put = stream.encode, stream.put
         position = 0
         for payload in chunks:
             if payload.__class__ is not dict and is_final(payload):
                 return payload
+            encoded = encode(payload)  # runs code of the payload's own: not with the lock in hand
             with lock:
-                if position >= AHEAD_BYTES or outbox.full or stream.credit is not None:
+                if position >= self._pool.ahead_bytes or outbox.full or stream.credit is not None:
                     self._clear_way()
-                position = write(payload, buffer)
+                position = put(encoded, buffer)
                 if position < 0:
                     return None
                 if self._fetching:
@@ -100,10 +117,13 @@ class ThreadChannel:
 
     def _clear_way(self) -> None:
         """Wait, the lock in hand, until the loop has caught up, there is credit, and the host reads."""
-        while not self._stream.done and (
-            self._stream.starved or len(self._buffer) >= AHEAD_BYTES or self._outbox.full
-        ):
-            self._listen()
+        while not self._stream.done:
+            full = self._outbox.full
+            if not (full or self._stream.starved or len(self._buffer) >= self._pool.ahead_bytes):
+                return
+            if full and not self._listening:
+                self._listening = True
+                self._loop.call_soon_threadsafe(self._outbox.when_room, self._roomy)
             self._changed.wait()
 
     def grant(self, count: int | None) -> None:
@@ -123,6 +143,9 @@ class ThreadChannel:
             self._changed.notify_all()
 
     def _fetch(self) -> None:
+        if self._outbox.full:
+            self._outbox.when_room(self._fetch)
+            return
         with self._lock:
             self._fetching = False
             self._move()
@@ -133,12 +156,6 @@ class ThreadChannel:
             self._outbox.buffer += self._buffer
             self._buffer.clear()
             self._outbox.touch()
-
-    def _listen(self) -> None:
-        """Have the thread, which is about to wait, woken when a full outbox has room again."""
-        if self._outbox.full and not self._listening:
-            self._listening = True
-            self._loop.call_soon_threadsafe(self._outbox.when_room, self._roomy)
 
     def _roomy(self) -> None:
         with self._lock:

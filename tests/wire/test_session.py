@@ -60,7 +60,7 @@ class Table(RuleBasedStateMachine):
         weight = len(bytes(args))
         request = Envelope(command="x", id=request_id, args=args, credit=credit)
         try:
-            stream = self.sessions.admit(request, 0.0)
+            stream = self.sessions.admit(request, 0.0, weight)
         except BridgeError as error:
             self.refused(error, key, weight)
             return
