@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bridge.cli.serve import parse_serve
@@ -59,6 +60,8 @@ def _set_up(options: ServeOptions) -> LogWriter:
             check_script(options.script)
         except ValueError as error:
             raise Usage(str(error)) from None
+    if options.cache_dir is not None:
+        _check_writable(options.cache_dir)
     try:
         return set_up_logging(
             level=options.log_level,
@@ -68,3 +71,15 @@ def _set_up(options: ServeOptions) -> LogWriter:
         )
     except OSError as error:
         raise Usage(f"the log file {options.log_file} can not be written: {error.strerror}") from None
+
+
+def _check_writable(folder: str) -> None:
+    """Make sure that DSPy can keep its cache in ``folder``, before anybody waits for an answer."""
+    import tempfile
+
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Usage(f"the cache directory {folder} can not be written: {error.strerror}") from None

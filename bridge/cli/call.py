@@ -34,8 +34,8 @@ _EPILOG = """\
 Values are JSON where they parse as JSON, else text: n=3 deep=true name=Ada tags='["a","b"]'.
 key=@file.json and key=@file.jsonl read a file, key=- reads stdin.
 
-Exit codes: 0 the request ended well, 1 it ended with an error or was cancelled,
-2 wrong usage, 3 the worker died or did not start, 130 interrupted.
+Exit codes: 0 the request ended well, 1 it ended with an error, was cancelled, or items of
+a batch failed, 2 wrong usage, 3 the worker died or did not start, 130 interrupted.
 
   dspy-bridge call ping
   dspy-bridge call stream_predict_batch signature='text -> completion' items=@examples/quickstart.jsonl \\
@@ -65,7 +65,12 @@ def call(argv: Sequence[str]) -> int:
 
 def show(argv: Sequence[str]) -> int:
     """Run ``show``: chunks from stdin or a file, made readable; gives the exit code of the last end."""
-    parser = Parser("dspy-bridge show", "Make the chunks of a worker, one JSON object a line, readable.")
+    parser = Parser(
+        "dspy-bridge show",
+        "Make the chunks of a worker, one JSON object a line, readable.",
+        epilog="Exit codes: 0 the last request ended well, 1 it ended with an error, was cancelled, or\n"
+        "items of a batch failed, 2 wrong usage.",
+    )
     parser.add_argument("file", nargs="?", help="read from FILE instead of stdin")
     options = parser.parse(argv)
     try:
@@ -150,16 +155,21 @@ class _Conversation:
 
 
 def _outcome(chunk: dict[str, Any]) -> int:
-    return FAILED if chunk.get("type") in BAD_ENDS else OK
+    """The exit code for a last chunk: a batch in which items failed did not go well either."""
+    failed = chunk.get("failed") if chunk.get("type") == "complete" else 0
+    some = isinstance(failed, int) and failed > 0
+    return FAILED if some or chunk.get("type") in BAD_ENDS else OK
 
 
 def _parser() -> Parser:
     parser = Parser(
         "dspy-bridge call", "Send one request to a worker and show what it answers.", epilog=_EPILOG
     )
-    parser.add_argument("command", help="name of the command; 'dspy-bridge describe' lists them")
     parser.add_argument(
-        "args", nargs="*", metavar="ARG", help="key=value, a JSON object, @file, or - for stdin"
+        "command", metavar="COMMAND", help="name of the command; 'dspy-bridge describe' lists them"
+    )
+    parser.add_argument(
+        "args", nargs="*", default=[], metavar="ARG", help="key=value, a JSON object, @file, or - for stdin"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--raw", action="store_true", help="the chunks as they come (default in a pipe)")

@@ -12,7 +12,7 @@ from typing import Any
 from bridge.cli.flags import FAILED, OK, Parser, complain, did_you_mean
 from bridge.cli.process import WorkerProcess
 from bridge.cli.readable import BAD_ENDS
-from bridge.cli.schema import Field, chunk_name, fields_of
+from bridge.cli.schema import Field, chunk_name, definitions_of, description_of, fields_of
 from bridge.cli.usage import Usage
 from bridge.cli.worker_flags import add_worker_flags, worker_flags
 
@@ -80,14 +80,19 @@ def _one(name: str, description: Mapping[str, Any]) -> Iterator[str]:
     yield name
     yield from (f"  {line}".rstrip() for line in plain(command["doc"]).splitlines())
     yield ""
+    if about := plain(description_of(command["args"])):
+        yield from (f"  {line}".rstrip() for line in (*about.splitlines(), ""))
     yield from _section("args", fields_of(command["args"]))
     for schema in command["chunks"]:
         fields = [field for field in fields_of(schema) if field.name != "type"]
         yield from _section(f"chunk {chunk_name(schema)}", fields)
+    for name, text, fields in definitions_of([command["args"], *command["chunks"]]):
+        yield from _section(name, fields, plain(text))
 
 
-def _section(title: str, fields: Sequence[Field]) -> Iterator[str]:
+def _section(title: str, fields: Sequence[Field], about: str = "") -> Iterator[str]:
     yield f"{title}:" if fields else f"{title}: nothing further"
+    yield from (f"  {line}".rstrip() for line in about.splitlines())
     for field in fields:
         remark = "required" if field.required else f"default {field.default}" if field.default else "optional"
         yield f"  {field.name}: {field.type} ({remark})"

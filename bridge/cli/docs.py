@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bridge
 from bridge.cli.describe import ask_worker, plain
-from bridge.cli.schema import Field, chunk_name, fields_of
+from bridge.cli.schema import Field, chunk_name, definitions_of, description_of, fields_of
+
+#: The name of an object in a type's text: all other words of it begin with a small letter or a quote.
+_OBJECT = re.compile(r"(?<![\w\"])[A-Z]\w+")
 
 TARGET = Path(bridge.__file__).parent / "docs" / "commands.md"
 
@@ -19,6 +23,7 @@ _HEAD = """\
 
 Each command's args and the chunks it answers with. A terminal chunk also carries `"done": true`;
 `id` and `seq` are on all. `dspy-bridge describe COMMAND --json` gives the same as JSON Schema.
+[Signatures](signatures.md) have a page of their own.
 """
 
 
@@ -30,16 +35,29 @@ def render(description: Mapping[str, Any]) -> str:
         lines += _args(command["args"])
         for schema in command["chunks"]:
             lines += _chunk(schema)
+    lines += _objects(description["commands"].values())
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _objects(commands: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A table for each object that args or chunks hold, under the name that links lead to."""
+    schemas = [schema for command in commands for schema in (command["args"], *command["chunks"])]
+    objects = definitions_of(schemas)
+    if objects:
+        yield from ("## Objects", "", "What the tables above name. A key that is not listed is refused.", "")
+    for name, text, fields in objects:
+        yield from (f"### {name}", "", plain(text), "")
+        yield from _table("default", fields, [_default(field) for field in fields])
 
 
 def _args(schema: Mapping[str, Any]) -> Iterator[str]:
     fields = fields_of(schema)
     yield "**args**" if fields else "**args**: none"
     yield ""
+    if about := plain(description_of(schema)):
+        yield from (about, "")
     if fields:
-        defaults = ["*required*" if field.required else _code(field.default) for field in fields]
-        yield from _table("default", fields, defaults)
+        yield from _table("default", fields, [_default(field) for field in fields])
 
 
 def _chunk(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -57,15 +75,21 @@ def _table(title: str, fields: Sequence[Field], column: Sequence[str]) -> Iterat
     yield f"| field | type | {title} |" + (" |" if texts else "")
     yield "| --- | --- | --- |" + (" --- |" if texts else "")
     for field, cell in zip(fields, column, strict=True):
-        cells = [f"`{field.name}`", field.type, cell]
+        cells = [f"`{field.name}`", _OBJECT.sub(_link, field.type), cell]
         if texts:
             cells.append(plain(" ".join(field.text.split())))
         yield "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
     yield ""
 
 
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
+def _link(name: re.Match[str]) -> str:
+    return f"[{name[0]}](#{name[0].lower()})"
+
+
+def _default(field: Field) -> str:
+    if field.required:
+        return "*required*"
+    return f"`{field.default}`" if field.default else ""
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ _REINSTALL = "Install it again: pip install --upgrade dspy-bridge"
 
 #: What to do about each way a language model can fail.
 _LM_ADVICE = {
-    "lm_not_configured": "Name a model with --model or DSPY_BRIDGE_MODEL, such as openai/gpt-4o-mini.",
     "lm_auth": "Set the provider's key, such as OPENAI_API_KEY, and check that it is still valid.",
     "lm_billing": "The account has no credit left: see the provider's billing page.",
     "lm_rate_limit": "The provider limits your requests: wait, or use another key or model.",
@@ -40,6 +40,11 @@ _LM_ADVICE = {
     "lm_invalid_request": "Check the model's name: PROVIDER/MODEL, as the provider spells it.",
     "deadline_exceeded": "The model did not answer in time: check the network, or --api-base.",
 }
+
+_KEY_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN)\b")
+#: Calls in Python, which one who runs a worker has no place to write: ``dspy.LM(...)``, ``Timeouts(...)``.
+_SDK = re.compile(r"\b[A-Za-z_][\w.]*\(")
+_SDK_CLAUSE = re.compile(r",? (?:or|and) (?:pass|use|set|call) .*?\b[A-Za-z_][\w.]*\(.*?\)(?=\.?$|[,;])")
 
 
 class Check(NamedTuple):
@@ -175,11 +180,14 @@ def _writable(options: Namespace) -> Iterator[Check]:
 
 
 def _can_write(name: str, folder: Path, flag: str) -> Check:
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        return Check(name, "ok", f"{folder} can be written to")
-    return Check(
-        name, "fail", f"{folder} can not be written to", f"Give {flag} a place that you may write to."
-    )
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # permissions alone say nothing of a full disk
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        detail = f"{folder} can not be written to: {error.strerror or error}"
+        return Check(name, "fail", detail, f"Give {flag} a place that you may write to.")
+    return Check(name, "ok", f"{folder} can be written to")
 
 
 def _nearest(path: Path) -> Path:
@@ -220,8 +228,25 @@ def _language_model(worker: WorkerProcess, options: Namespace) -> Check:
     if error is None:
         canned = " (canned answers)" if scripted else ""
         return Check("language model", "ok", f"{model} answered in {time.monotonic() - start:.1f} s{canned}")
-    advice = _LM_ADVICE.get(str(error.get("code")), "See the message; --log-level debug tells more.")
-    return Check("language model", "fail", f"{model}: {error.get('error')} ({error.get('code')})", advice)
+    detail = f"{model}: {_for_operators(str(error.get('error')))} ({error.get('code')})"
+    return Check("language model", "fail", detail, _lm_advice(error))
+
+
+def _lm_advice(error: Mapping[str, Any]) -> str:
+    code, text = str(error.get("code")), str(error.get("error"))
+    if code == "lm_not_configured":
+        if variables := list(dict.fromkeys(_KEY_VARIABLE.findall(text))):
+            return f"Set {' or '.join(variables)} in the worker's environment."
+        if "litellm" in text.lower():
+            return "Install it: pip install litellm"
+    return _LM_ADVICE.get(code, "See the message; --log-level debug tells more.")
+
+
+def _for_operators(text: str) -> str:
+    """An error's text without what it advises to do in Python code."""
+    sentences = re.split(r"(?<=[.!?])(?<!E\.g\.)\s+(?=[A-Z])", text)
+    kept = [_SDK_CLAUSE.sub("", sentence) for sentence in sentences]
+    return " ".join(sentence for sentence in kept if not _SDK.search(sentence)) or text
 
 
 def _try_model(worker: WorkerProcess) -> tuple[dict[str, Any] | None, bool]:

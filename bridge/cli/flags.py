@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
-from bridge.cli.usage import Usage
+from bridge.cli.usage import Usage, WrongValue
 
 #: Exit codes of every subcommand but ``serve``.
 OK, FAILED, USAGE, WORKER_DIED = 0, 1, 2, 3
@@ -43,6 +43,18 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         hint = did_you_mean(word.split("=", 1)[0], known)
         raise Usage(f"Unknown argument {word!r}.{hint}\nSee: {self.prog} --help")
+
+
+def told(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``kind`` as a ``type`` of argparse that says what it says of a wrong value."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except WrongValue as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

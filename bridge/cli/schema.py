@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 class Field(NamedTuple):
@@ -38,9 +41,64 @@ def fields_of(schema: Mapping[str, Any]) -> list[Field]:
     ]
 
 
+class Definition(NamedTuple):
+    """An object that schemas refer to by ``name``."""
+
+    name: str
+    text: str
+    fields: list[Field]
+
+
+def definitions_of(schemas: Iterable[Mapping[str, Any]]) -> list[Definition]:
+    """The objects that ``schemas`` refer to, each once, those first that are met first."""
+    found: dict[str, Definition] = {}
+    for schema in schemas:
+        definitions = schema.get("$defs", {})
+        waiting = _references(_resolve(schema, definitions))
+        while waiting:
+            name = waiting.pop(0)
+            target = definitions.get(name)
+            if name in found or not _is_object(target):
+                continue
+            fields = fields_of({**target, "$defs": definitions})
+            found[name] = Definition(name, description_of(target), fields)
+            waiting += _references(target)
+    return list(found.values())
+
+
+def description_of(schema: Mapping[str, Any]) -> str:
+    """What a schema says of itself, without the indentation of the source it stood in."""
+    return inspect.cleandoc(str(schema.get("description", "")))
+
+
+def _references(value: Any) -> list[str]:
+    """The names of the definitions that a schema points to directly."""
+    if isinstance(value, Mapping):
+        reference = value.get("$ref")
+        own = [_name(reference)] if isinstance(reference, str) else []
+        return own + [name for key, each in value.items() if key != "$defs" for name in _references(each)]
+    if isinstance(value, list):
+        return [name for each in value for name in _references(each)]
+    return []
+
+
+def _name(reference: str) -> str:
+    return reference.rsplit("/", 1)[-1]
+
+
+def _is_object(spec: Any) -> bool:
+    return isinstance(spec, Mapping) and "properties" in spec
+
+
 def type_text(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """A schema in a few words: ``list of object``, ``string or null``, ``"input" or "completion"``."""
+    """A schema in a few words: ``list of object``, ``string or null``, ``"input" or "completion"``.
+
+    An object with properties of its own is called by its name: ``LmSpec or null``.
+    """
+    reference = spec.get("$ref")
     spec = _resolve(spec, definitions)
+    if isinstance(reference, str) and _is_object(spec):
+        return _name(reference)
     if "const" in spec:
         return json.dumps(spec["const"])
     if "enum" in spec:
@@ -54,14 +112,20 @@ def type_text(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return " or ".join(kind)
     if kind == "array" and isinstance(spec.get("items"), Mapping):
         return f"list of {type_text(spec['items'], definitions)}"
-    return {"array": "list"}.get(kind, str(kind))
+    return {"array": "list"}.get(kind, str(kind)) + _range(spec)
+
+
+def _range(spec: Mapping[str, Any]) -> str:
+    """The bounds of a number: `` ≥ 1, ≤ 8``."""
+    bounds = [f"{sign} {spec[keyword]:,}" for keyword, sign in _BOUNDS.items() if keyword in spec]
+    return f" {', '.join(bounds)}" if bounds else ""
 
 
 def _resolve(spec: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     """``spec``, or what its ``$ref`` points to."""
     reference = spec.get("$ref")
     if isinstance(reference, str):
-        found = definitions.get(reference.rsplit("/", 1)[-1])
+        found = definitions.get(_name(reference))
         if isinstance(found, Mapping):
             return found
     return spec

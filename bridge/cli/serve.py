@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge.cli.usage import Usage
+from bridge.cli.usage import Usage, WrongValue
 from bridge.options import ServeOptions
 
 if TYPE_CHECKING:
     from bridge.cli.flags import Parser
 
-_DESCRIPTION = "Be a worker: read requests from stdin, one JSON object a line, and write chunks to stdout."
+Number = TypeVar("Number", int, float)
+
+_DESCRIPTION = """\
+Be a worker: read requests from stdin, one JSON object a line, and write chunks to stdout.
+
+'serve' may be left out when stdin is no terminal: what follows 'dspy-bridge' must then be nothing or
+a flag of this list, as in: ... | dspy-bridge --model openai/gpt-4o-mini"""
 
 #: Environment variables and the option each gives a default for.
 ENVIRONMENT = {
@@ -31,27 +37,40 @@ CHOICES = {
 
 def _at_least(minimum: int) -> Callable[[str], int]:
     def integer(text: str) -> int:
-        value = int(text)
-        if value < minimum:
-            raise ValueError
+        value = _read(int, text)
+        if value is None or value < minimum:
+            raise WrongValue(f"give a whole number, {minimum:,} or more, not {text!r}")
         return value
 
-    integer.__name__ = f"integer of at least {minimum}"
     return integer
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e10:
-        raise ValueError
+    value = _read(float, text)
+    if value is None or not 0 < value < 1e10:
+        raise WrongValue(f"give a number of seconds above 0, not {text!r}")
     return value
 
 
 def _pace(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e10:
-        raise ValueError
+    value = _read(float, text)
+    if value is None or not 0 <= value < 1e10:
+        raise WrongValue(f"give a number of tokens per second, 0 or more, not {text!r}")
     return value
+
+
+def module_name(text: str) -> str:
+    """The value of ``--commands``."""
+    if not text:
+        raise WrongValue("give the name of a module")
+    return text
+
+
+def _read(kind: type[Number], text: str) -> Number | None:
+    try:
+        return kind(text)
+    except ValueError:
+        return None
 
 
 #: Name, metavar (None for a switch), type, help; in the order ``--help`` shows them.
@@ -116,7 +135,9 @@ def _quick(argv: Sequence[str]) -> dict[str, Any] | None:
     for word in words:
         flag, equals, value = word.partition("=")
         if flag == "--commands":
-            flags.setdefault("commands", []).append(value if equals else next(words, ""))
+            if not (module := value if equals else next(words, "")) or module.startswith("-"):
+                return None
+            flags.setdefault("commands", []).append(module)
             continue
         if flag not in known:
             return None
@@ -128,7 +149,7 @@ def _quick(argv: Sequence[str]) -> dict[str, Any] | None:
             continue
         try:
             flags[name] = kind(value if equals else next(words))
-        except (ValueError, StopIteration):
+        except (WrongValue, StopIteration):
             return None
     return flags
 
@@ -140,7 +161,7 @@ def print_help() -> int:
 
 
 def _parser() -> Parser:
-    from bridge.cli.flags import Parser
+    from bridge.cli.flags import Parser, told
 
     parser = Parser("dspy-bridge serve", _DESCRIPTION)
     defaults = ServeOptions()
@@ -150,10 +171,11 @@ def _parser() -> Parser:
             continue
         if (default := getattr(defaults, name)) not in (None, 0.0):
             text = f"{text} (default: {default})"
-        parser.add_argument(flag_of(name), dest=name, metavar=metavar, type=kind, help=text)
+        parser.add_argument(flag_of(name), dest=name, metavar=metavar, type=told(kind), help=text)
     parser.add_argument(
         "--commands",
         metavar="MODULE",
+        type=told(module_name),
         action="append",
         help=COMMANDS_HELP,
     )

@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class Usage(Exception):
     """The command line is wrong; the text says how, for its writer."""
+
+
+class WrongValue(ValueError):
+    """A flag's value is wrong; the text says what to give instead."""

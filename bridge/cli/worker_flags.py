@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from bridge.cli.flags import Parser
-from bridge.cli.serve import CHOICES, COMMANDS_HELP, FLAGS, flag_of
+from bridge.cli.flags import Parser, told
+from bridge.cli.serve import CHOICES, COMMANDS_HELP, FLAGS, flag_of, module_name
 
 _PASSED = (
     "model",
@@ -30,11 +30,12 @@ def add_worker_flags(parser: Parser) -> None:
             group.add_argument(flag_of(name), action="store_true", help=text)
         else:
             group.add_argument(
-                flag_of(name), metavar=metavar, type=kind, choices=CHOICES.get(name), help=text
+                flag_of(name), metavar=metavar, type=told(kind), choices=CHOICES.get(name), help=text
             )
     group.add_argument(
         "--commands",
         metavar="MODULE",
+        type=told(module_name),
         action="append",
         help=COMMANDS_HELP,
     )

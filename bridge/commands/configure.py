@@ -8,7 +8,7 @@ import msgspec
 
 from bridge.context import Context
 from bridge.dspy_runtime.specs import AdapterName, LmSpec
-from bridge.errors import invalid_args
+from bridge.errors import BridgeError, invalid_args
 from bridge.registry import command
 from bridge.wire.messages import FinalChunk
 
@@ -38,9 +38,16 @@ async def configure(args: ConfigureArgs, ctx: Context) -> Configured:
     What the name stood for before goes on serving the requests that run with it and is then closed. A
     configuration that can not work changes nothing.
     """
-    if args.lm is None and args.adapter is None:
-        raise invalid_args('There is nothing to configure: give "lm", "adapter" or both.', "$.args")
+    if args.lm is None and args.adapter is None and args.name == "default":
+        raise _nothing()
     from bridge.dspy_runtime import loader
 
     runtime = await loader.runtime(ctx.options)
-    return Configured(**runtime.lms.configure(args.name, args.lm, args.adapter))
+    done = runtime.lms.configure(args.name, args.lm, args.adapter)  # of an unknown name that is the error
+    if args.lm is None and args.adapter is None:
+        raise _nothing()
+    return Configured(**done)
+
+
+def _nothing() -> BridgeError:
+    return invalid_args('There is nothing to configure: give "lm", "adapter" or both.', "$.args")

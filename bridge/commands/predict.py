@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from bridge.context import Context
-from bridge.dspy_runtime.specs import AdapterName, CallConfig, LmSpec, SignatureSpec, config_kwargs
-from bridge.errors import BridgeError, Code, invalid_args
+from bridge.dspy_runtime.specs import AdapterName, CallConfig, LmSpec, Name, SignatureSpec, config_kwargs
+from bridge.errors import BridgeError, Code, debug_details, invalid_args
 from bridge.registry import command
 from bridge.wire.messages import Chunk, FinalChunk
 
@@ -34,7 +34,7 @@ class BatchArgs(msgspec.Struct, forbid_unknown_fields=True):
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONCURRENCY)] = 8
     order: Literal["input", "completion"] = "input"
     max_errors: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    lm: str | LmSpec | None = None
+    lm: Name | LmSpec | None = None
     adapter: AdapterName | None = None
     config: CallConfig | None = None
 
@@ -51,7 +51,7 @@ class Prediction(Chunk):
 
 
 class ItemError(Chunk, tag="error"):
-    """One item failed; the others go on."""
+    """One item failed; the others go on. ``usage``: what its calls cost all the same."""
 
     index: int
     total: int
@@ -60,12 +60,16 @@ class ItemError(Chunk, tag="error"):
     code: str
     retryable: bool
     progress: float
+    usage: dict[str, int]
     retry_after_ms: int | msgspec.UnsetType = msgspec.UNSET
     details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class BatchComplete(FinalChunk, tag="complete"):
-    """All items are through, or ``stopped`` is true. ``usage``: of all items, the failed ones included."""
+    """All items are through, or ``stopped`` is true (``max_errors`` was reached).
+
+    ``usage``: of all items, the failed ones and those that were cancelled midway included.
+    """
 
     total: int
     succeeded: int
@@ -104,42 +108,53 @@ async def stream_predict_batch(
             args.items,
             config_kwargs(args.config),
             predictor.settings(runtime, lease),
-            lease.interned.lane,
+            lease,
         )
         total = len(args.items)
         batch = Batch(total, args.concurrency, ordered=args.order == "input", max_errors=args.max_errors)
-        tally = _Tally(args.items)
+        tally = _Tally(args.items, debug=ctx.options.debug)
         outcomes = batch.run(runner.worker)
         try:
             async for outcome in outcomes:
                 yield tally.chunk(outcome)
         finally:
             await outcomes.aclose()
+        tally.count(runner.unfinished)
         yield tally.complete(time.monotonic() - started, stopped=batch.stopped)
 
 
 class _Tally:
     """Counts outcomes and words them."""
 
-    def __init__(self, items: list[dict[str, Any]]) -> None:
+    def __init__(self, items: list[dict[str, Any]], *, debug: bool) -> None:
         self._items = items
+        self._debug = debug
         self._total = len(items)
         self._sent = 0
         self._failed = 0
         self._usage = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
+    def count(self, usage: dict[str, int]) -> None:
+        """Add ``usage`` to the batch's."""
+        for name, value in usage.items():
+            self._usage[name] += value
+
     def chunk(self, outcome: Outcome) -> Prediction | ItemError:
         """The chunk for one item."""
         self._sent += 1
-        for name, value in outcome.usage.items():
-            self._usage[name] += value
-        progress = round(self._sent / self._total, 4)
+        self.count(outcome.usage)
+        progress = self._sent / self._total
         index, source = outcome.index, self._items[outcome.index]
         if outcome.error is not None:
             self._failed += 1
-            told = outcome.error.to_chunk()
-            del told["type"]
-            return ItemError(index=index, total=self._total, input=source, progress=progress, **told)
+            return ItemError(
+                index=index,
+                total=self._total,
+                input=source,
+                progress=progress,
+                usage=outcome.usage,
+                **self._told(outcome.error),
+            )
         return Prediction(
             index=index,
             total=self._total,
@@ -148,6 +163,13 @@ class _Tally:
             progress=progress,
             usage=outcome.usage,
         )
+
+    def _told(self, error: BridgeError) -> dict[str, Any]:
+        told = error.to_chunk()
+        del told["type"]
+        if self._debug:
+            told["details"] = {**told.get("details", {}), **debug_details(error)}
+        return told
 
     def complete(self, seconds: float, *, stopped: bool) -> BatchComplete:
         """The closing chunk."""

@@ -9,6 +9,16 @@ from xml.sax.saxutils import escape, quoteattr
 from bridge.dspy_runtime.prompt_reader import Format
 
 MAX_DEPTH = 24
+_OF_FORMAT = {
+    "date-time": "2000-01-01T00:00:00",
+    "date": "2000-01-01",
+    "time": "00:00:00",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "email": "someone@example.org",
+    "uri": "https://example.org/",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+}
 
 
 def write_answer(shape: Format, values: dict[str, Any]) -> str:
@@ -85,9 +95,8 @@ def _number(schema: dict[str, Any]) -> float:
 
 
 def _string(schema: dict[str, Any], text: str) -> str:
-    stamps = {"date-time": "2000-01-01T00:00:00", "date": "2000-01-01", "time": "00:00:00"}
-    if schema.get("format") in stamps:
-        return stamps[schema["format"]]
+    if schema.get("format") in _OF_FORMAT:
+        return _OF_FORMAT[schema["format"]]
     text = text[: schema["maxLength"]] if "maxLength" in schema else text
     return text.ljust(schema.get("minLength", 0), ".")
 

@@ -39,7 +39,6 @@ class Batch:
         self._max_errors = max_errors
         self._look_ahead = max(MIN_LOOK_AHEAD, LOOK_AHEAD * concurrency)
         self._begun = 0
-        self._finished = 0
         self._errors = 0
         self._next_in_order = 0
         self._ready: deque[Outcome] = deque()
@@ -48,7 +47,7 @@ class Batch:
         self._room = asyncio.Event()
         self._news = asyncio.Event()
         self._crash: BaseException | None = None
-        #: Whether ``max_errors`` ended the batch before its last item.
+        #: Whether ``max_errors`` was reached.
         self.stopped = False
 
     async def run(self, worker: Callable[[int, Batch], Awaitable[None]]) -> AsyncGenerator[Outcome, None]:
@@ -96,11 +95,10 @@ class Batch:
 
     def finish(self, outcome: Outcome) -> None:
         """Hand in what became of an item."""
-        self._finished += 1
         if outcome.error is not None:
             self._errors += 1
             if self._max_errors is not None and self._errors >= self._max_errors:
-                self.stopped = self._finished < self._total
+                self.stopped = True
         if self._ordered:
             self._early[outcome.index] = outcome
             while self._next_in_order in self._early:

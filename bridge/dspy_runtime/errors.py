@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dspy
@@ -54,11 +54,21 @@ def not_configured(message: str = "No language model is configured.") -> BridgeE
     return BridgeError(f"{message} {HOW_TO_CONFIGURE}", code=Code.LM_NOT_CONFIGURED)
 
 
-def to_bridge_error(error: BaseException) -> BridgeError:
-    """The error a host is told for ``error``, raised by a DSPy program or an LM.
+def to_bridge_error(error: BaseException, lm: Mapping[str, Any] | None = None) -> BridgeError:
+    """The error a host is told for ``error``, raised by a DSPy program or an LM; its cause is ``error``.
 
-    ``details`` holds ``model``, ``provider``, ``status`` and ``request_id`` as far as they are known.
+    ``details`` holds ``model``, ``provider``, ``status`` and ``request_id`` as far as they are known. ``lm``
+    says ``model`` and ``provider`` as the host knows them, for whatever is the LM's fault.
     """
+    found = _translated(error)
+    if found is not error:
+        found.__cause__ = error
+    if lm is not None and found.code.startswith("lm_"):
+        found.details = {**(found.details or {}), **lm}
+    return found
+
+
+def _translated(error: BaseException) -> BridgeError:
     if isinstance(error, BridgeError):
         return error
     if isinstance(error, dspy.DSPyError):

@@ -1,52 +1,36 @@
 """JSON Schema to annotations: objects become pydantic models.
 
 Covered: ``type`` (also a list of types), ``properties``, ``required``, ``additionalProperties``, ``items``,
-``prefixItems``, ``enum``, ``const``, ``anyOf``/``oneOf``, ``allOf`` of one, ``nullable``, ``$ref`` into
-``$defs`` or ``definitions``, ``default``, ``title``, ``description``, and the bounds of numbers, strings
-and arrays. Other keywords are refused rather than silently not enforced.
+``prefixItems`` (a tuple of exactly these), ``enum``, ``const``, ``anyOf``/``oneOf``, ``allOf`` of one,
+``nullable``, ``$ref`` into ``$defs`` or ``definitions``, ``default`` (of properties and input fields),
+``title``, ``description``, the common ``format``s, and the bounds of numbers, strings and arrays. Other
+keywords, and these where they would not be enforced, are refused.
 """
 
 from __future__ import annotations
 
 import keyword
-import math
 import types
 from typing import Annotated, Any, Literal, Optional, Union
 
 import pydantic
+
+from bridge.dspy_runtime.json_keywords import (
+    BOUNDS,
+    COMBINATIONS,
+    OF_TYPE,
+    SHAPE,
+    bounded,
+    check_enum,
+    check_together,
+    of_type,
+)
 
 MAX_DEPTH = 16
 MAX_PROPERTIES = 256
 TYPE_NAMES = ("string", "integer", "number", "boolean", "array", "object", "null")
 
 _SCALARS: dict[str, Any] = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None}
-_BOUNDS = {
-    "minimum": "ge",
-    "maximum": "le",
-    "exclusiveMinimum": "gt",
-    "exclusiveMaximum": "lt",
-    "multipleOf": "multiple_of",
-    "minLength": "min_length",
-    "maxLength": "max_length",
-    "minItems": "min_length",
-    "maxItems": "max_length",
-}
-_SHAPE = {
-    "type",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "prefixItems",
-    "enum",
-    "const",
-    "anyOf",
-    "oneOf",
-    "allOf",
-    "nullable",
-    "$ref",
-    "default",
-}
 _REMARKS = {
     "$schema",
     "$id",
@@ -61,9 +45,10 @@ _REMARKS = {
     "deprecated",
     "readOnly",
     "writeOnly",
-    "format",
 }
-KEYWORDS = frozenset(_SHAPE | _REMARKS | set(_BOUNDS))
+KEYWORDS = frozenset(SHAPE | _REMARKS)
+# What tells a JSON Schema from {"desc": …}.
+_TELLING = SHAPE - set(BOUNDS) - {"format"} | {"$defs"}
 
 
 class SchemaModel(pydantic.BaseModel):
@@ -95,11 +80,11 @@ def looks_like_schema(value: dict[str, Any]) -> bool:
     kind = value.get("type")
     if isinstance(kind, list) or kind in TYPE_NAMES:
         return True
-    return not isinstance(kind, (str, dict)) and any(name in _SHAPE | {"$defs"} for name in value)
+    return not isinstance(kind, (str, dict)) and any(name in _TELLING for name in value)
 
 
 def annotation(schema: Any, name: str) -> Any:
-    """The annotation for a field called ``name`` whose values ``schema`` describes.
+    """The annotation for a field called ``name`` whose values ``schema`` describes, but for its ``default``.
 
     Raises:
         ValueError: the schema is malformed, too deep, recursive, or uses what is not covered.
@@ -111,7 +96,27 @@ def annotation(schema: Any, name: str) -> Any:
             if not isinstance(found, dict):
                 raise ValueError(f"{holder} must be an object")
             definitions |= {f"#/{holder}/{key}": value for key, value in found.items()}
+        schema = without_default(schema)
     return _Reader(definitions).read(schema, _class_name(name), (), 0)
+
+
+def without_default(schema: Any) -> Any:
+    """``schema`` without what is the field's business, not its type's."""
+    if not isinstance(schema, dict):
+        return schema
+    return {name: value for name, value in schema.items() if name != "default"}
+
+
+def default(value: Any, kind: Any) -> Any:
+    """``value`` as the default of a field with the annotation ``kind``.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError:
+        raise ValueError(f"the default {str(value)[:80]!r} does not fit the schema") from None
 
 
 class _Reader:
@@ -129,6 +134,11 @@ class _Reader:
             raise ValueError("a JSON Schema must be an object")
         if unknown := sorted(set(schema) - KEYWORDS):
             raise ValueError(f"the JSON Schema keyword {unknown[0]!r} is not supported")
+        if "default" in schema:
+            raise ValueError("a default is for properties and input fields only")
+        if not isinstance(schema.get("nullable", False), bool):
+            raise ValueError("nullable must be true or false")
+        check_together(schema)
         found = self._core(schema, name, refs, depth)
         return Optional[found] if schema.get("nullable") is True else found  # noqa: UP045 - built at run time
 
@@ -136,21 +146,25 @@ class _Reader:
         if "$ref" in schema:
             return self._ref(schema["$ref"], refs, depth)
         if "enum" in schema or "const" in schema:
-            return _literal(schema["enum"] if "enum" in schema else [schema["const"]])
-        for combination in ("anyOf", "oneOf", "allOf"):
+            return _literal(schema)
+        for combination in COMBINATIONS:
             if combination in schema:
                 return self._combined(combination, schema[combination], name, refs, depth)
-        kind = schema["type"] if "type" in schema else _implied(schema)
+        if "type" not in schema:
+            return self.read({**schema, "type": _implied(schema)}, name, refs, depth)
+        kind = schema["type"]
         if isinstance(kind, list):
-            choices = [{**schema, "type": each} for each in kind]
+            if not all(isinstance(each, str) for each in kind):
+                raise ValueError("type must be a text or a list of texts")
+            choices = [of_type(schema, each) for each in kind]
             return self._combined("type", choices, name, refs, depth)
         if kind == "array":
-            return _bounded(self._array(schema, name, refs, depth), schema)
+            return self._array(schema, name, refs, depth)
         if kind == "object":
             return self._object(schema, name, refs, depth)
         if not isinstance(kind, str) or kind not in _SCALARS:
             raise ValueError(f"unknown JSON Schema type {kind!r}")
-        return _bounded(_SCALARS[kind], schema)
+        return bounded(_SCALARS[kind], schema)
 
     def _ref(self, ref: Any, refs: tuple[str, ...], depth: int) -> Any:
         if not isinstance(ref, str) or ref not in self._definitions:
@@ -176,30 +190,41 @@ class _Reader:
             prefix = schema["prefixItems"]
             if not isinstance(prefix, list) or not prefix or len(prefix) > MAX_PROPERTIES:
                 raise ValueError(f"prefixItems must be a list of 1 to {MAX_PROPERTIES}")
+            sizes = {schema.get("minItems", len(prefix)), schema.get("maxItems", len(prefix))}
+            if schema.get("items", False) is not False or sizes != {len(prefix)}:
+                raise ValueError("with prefixItems an array has exactly these items")
             read = [self.read(each, f"{name}{i}", refs, depth + 1) for i, each in enumerate(prefix)]
             return types.GenericAlias(tuple, tuple(read))
         item = self.read(schema.get("items", {}), f"{name}Item", refs, depth + 1)
-        return types.GenericAlias(list, (item,))
+        return bounded(types.GenericAlias(list, (item,)), schema)
 
     def _object(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         extra = schema.get("additionalProperties")
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise ValueError("properties must be an object and required a list")
+        if missing := [each for each in required if not isinstance(each, str) or each not in properties]:
+            raise ValueError(f"required names {missing[0]!r}, which is no property")
+        inner = Any if extra in (None, True, False) else self.read(extra, f"{name}Value", refs, depth + 1)
         if not properties:
-            inner = Any if extra in (None, True, False) else self.read(extra, f"{name}Value", refs, depth + 1)
-            return types.GenericAlias(dict, (str, inner))
+            found = types.GenericAlias(dict, (str, inner))
+            return Annotated[found, pydantic.Field(max_length=0)] if extra is False else found
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise ValueError(f"the schema has more than {MAX_PROPERTIES} properties")
-        if missing := [each for each in required if each not in properties]:
-            raise ValueError(f"required names {missing[0]!r}, which is no property")
         fields: dict[str, Any] = {}
         for number, (key, value) in enumerate(properties.items()):
-            read = self.read(value, name + _class_name(key), refs, depth + 1)
+            read = self.read(without_default(value), name + _class_name(key), refs, depth + 1)
             fields[_field_name(key, number)] = _field(key, value, read, key in required)
         policy = "forbid" if extra is False else "ignore" if extra is None else "allow"
-        return pydantic.create_model(name, __base__=SchemaModel, __cls_kwargs__={"extra": policy}, **fields)
+        base = SchemaModel if inner is Any else _with_extra(inner)
+        return pydantic.create_model(name, __base__=base, __cls_kwargs__={"extra": policy}, **fields)
+
+
+def _with_extra(kind: Any) -> type[SchemaModel]:
+    """A base whose models check the values of properties that are not listed."""
+    members = {"__annotations__": {"__pydantic_extra__": types.GenericAlias(dict, (str, kind))}}
+    return type("Extra", (SchemaModel,), {**members, "__module__": __name__})
 
 
 def _given_fields(value: pydantic.BaseModel) -> set[str]:
@@ -212,35 +237,31 @@ def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
     settings: dict[str, Any] = {"description": description} if isinstance(description, str) else {}
     if _field_name(key, 0) != key:
         settings["alias"] = key
+    given = default(about["default"], read) if "default" in about else None
     if required:
         return read, pydantic.Field(**settings)
     if "default" in about:
-        return read, pydantic.Field(default=about["default"], **settings)
+        return read, pydantic.Field(default=given, **settings)
     optional = Optional[read]  # noqa: UP045 - built at run time
     return optional, pydantic.Field(default=None, **settings)
 
 
-def _literal(values: Any) -> Any:
+def _literal(schema: dict[str, Any]) -> Any:
+    values = schema["enum"] if "enum" in schema else [schema["const"]]
     if not isinstance(values, list) or not values or len(values) > 1000:
         raise ValueError("enum must be a list of 1 to 1000 values")
+    if "const" in schema:
+        if schema["const"] not in values:
+            raise ValueError("const is none of the enum's values")
+        values = [schema["const"]]
     if not all(value is None or isinstance(value, (str, int)) for value in values):
         raise ValueError("enum and const take strings, whole numbers, booleans and null")
+    check_enum(values, schema)
     return Literal[tuple(values)]
 
 
-def _bounded(found: Any, schema: dict[str, Any]) -> Any:
-    bounds: dict[str, Any] = {}
-    for name, argument in _BOUNDS.items():
-        if name in schema:
-            value = schema[name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a number")
-            bounds[argument] = value
-    return Annotated[found, pydantic.Field(**bounds)] if bounds else found
-
-
 def _implied(schema: dict[str, Any]) -> str:
-    if "properties" in schema or "additionalProperties" in schema:
+    if not OF_TYPE["object"].isdisjoint(schema):
         return "object"
     if "items" in schema or "prefixItems" in schema:
         return "array"

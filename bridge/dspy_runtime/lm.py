@@ -45,7 +45,9 @@ class InternedLm:
         self.retired = False
         self._options = options
         self._lanes: list[dspy.LM] = [lm_build.build(spec, options)]
-        self.provider = lm_build.provider_of(spec.model)
+        # A key that was given as a model's name must not be told, nor a part of it.
+        self.model = redact_secrets(spec.model)
+        self.provider = lm_build.provider_of(self.model)
         self._pooled = not self.scripted and lm_build.is_plain(self._lanes[0])
 
     @property
@@ -69,7 +71,7 @@ class InternedLm:
             try:
                 await lane.aclose()
             except Exception:  # noqa: BLE001 - one that can not be closed must not keep the others open
-                _log.warning("closing connections to %s failed", self.spec.model, exc_info=True)
+                _log.warning("closing connections to %s failed", self.model, exc_info=True)
 
 
 class Lease:
@@ -89,6 +91,11 @@ class Lease:
         """What every terminal chunk of the request says about the LM."""
         return {"scripted": True} if self.interned.scripted else {}
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What errors that are the LM's say about it: ``model`` and ``provider``."""
+        return {"model": self.interned.model, "provider": self.interned.provider}
+
 
 class _Named(msgspec.Struct):
     interned: InternedLm
@@ -104,6 +111,7 @@ class LmStore:
         self._idle: OrderedDict[bytes, None] = OrderedDict()
         self._named: dict[str, _Named] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._made = 0
 
     def configure(self, name: str, spec: LmSpec | None, adapter: str | None) -> dict[str, Any]:
         """Give ``name`` an LM, or (``spec`` None) another adapter. What it had stays if this fails.
@@ -112,15 +120,14 @@ class LmStore:
             what the host is told: ``{"name", "model", "provider", "adapter"[, "scripted"]}``.
 
         Raises:
-            BridgeError: the spec can not work, or there is nothing to give an adapter to.
+            BridgeError: the spec can not work, or (``unknown_lm``; ``lm_not_configured`` for the default)
+                there is nothing to give an adapter to.
         """
-        old = self._name(name) if spec is None else self._named.get(name)
         if spec is not None:
-            interned = self._intern(spec)
-        elif old is not None:
-            interned = old.interned
+            old, interned = self._named.get(name), self._intern(spec, fresh=lm_build.is_scripted(spec.model))
         else:
-            raise not_configured(f"There is no language model named {name!r} to change.")
+            old = self._resolve(name)
+            interned = old.interned
         named = _Named(interned, adapter or self._options.adapter)
         if adapter is None and old is not None:
             named.adapter = old.adapter
@@ -143,7 +150,7 @@ class LmStore:
             BridgeError: ``unknown_lm``, ``lm_not_configured``, or the spec can not work.
         """
         if isinstance(lm, LmSpec):
-            interned, default_adapter = self._intern(lm), self._options.adapter
+            interned, default_adapter = self._inline(lm), self._options.adapter
         else:
             named = self._resolve(lm)
             interned, default_adapter = named.interned, named.adapter
@@ -171,7 +178,7 @@ class LmStore:
         await asyncio.gather(*self._closing)
 
     def _resolve(self, name: str | None) -> _Named:
-        named = self._name(name or DEFAULT)
+        named = self._name(DEFAULT if name is None else name)
         if named is not None:
             return named
         if name is None or name == DEFAULT:
@@ -191,8 +198,23 @@ class LmStore:
         except BridgeError as error:
             raise not_configured(error.message) from error
 
-    def _intern(self, spec: LmSpec) -> InternedLm:
+    def _inline(self, spec: LmSpec) -> InternedLm:
+        # A script that counts its answers begins anew with each request, and is not kept for the next.
+        counts = any(entry.times is not None for entry in spec.script or ())
+        before = len(self._interned)
+        interned = self._intern(spec, fresh=counts)
+        interned.retired = counts
+        if interned.scripted and len(self._interned) > before:
+            _log.warning("an inline LM is scripted: its answers are canned")
+        return interned
+
+    def _intern(self, spec: LmSpec, *, fresh: bool) -> InternedLm:
+        """The LM of ``spec``; ``fresh``: one that has answered nobody yet, even if there is an equal one."""
+        spec = lm_build.checked(spec)
         key = msgspec.json.encode(spec)
+        if fresh:
+            self._made += 1
+            key += b" %d" % self._made
         interned = self._interned.get(key)
         if interned is None:
             interned = self._interned[key] = InternedLm(key, spec, self._options)
@@ -224,7 +246,7 @@ class LmStore:
         interned = named.interned
         about = {
             "name": name,
-            "model": redact_secrets(interned.spec.model),
+            "model": interned.model,
             "provider": interned.provider,
             "adapter": named.adapter,
         }

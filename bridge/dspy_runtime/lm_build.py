@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import dspy
+import msgspec
 
 from bridge.dspy_runtime.errors import INSTALL_LITELLM
 from bridge.dspy_runtime.script_file import check_entries, load_script
@@ -33,20 +34,50 @@ _SAME_NAMES = (
     "reasoning_effort",
 )
 
-__all__ = ["build", "is_plain", "is_scripted", "provider_of"]
+__all__ = ["build", "checked", "is_plain", "is_scripted", "provider_of"]
 
 _plain: weakref.WeakSet[dspy.LM] = weakref.WeakSet()
 
 
+def checked(spec: LmSpec) -> LmSpec:
+    """``spec`` with its key as it is to be sent: mounted secrets end in a newline, which is no part of them.
+
+    Raises:
+        BridgeError: ``invalid_args`` for a key or an address that can not be one.
+    """
+    # Remembered before anything can go wrong with it.
+    _remember_secrets(spec)
+    if spec.api_base is not None:
+        _check_address(spec.api_base)
+    if spec.api_key is None:
+        return spec
+    key = spec.api_key.strip()
+    if not key:
+        raise invalid_args("The API key is empty.", "$.args.lm.api_key")
+    if not key.isascii() or not key.isprintable():
+        raise invalid_args("The API key has characters that no key can have.", "$.args.lm.api_key")
+    return spec if key == spec.api_key else msgspec.structs.replace(spec, api_key=key)
+
+
+def _check_address(address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well = False
+    if not well or not address.isprintable() or " " in address:
+        raise invalid_args(
+            "api_base must be an address such as https://host/v1 (http or https).", "$.args.lm.api_base"
+        )
+
+
 def build(spec: LmSpec, options: ServeOptions) -> dspy.LM:
-    """A new LM; the spec's secrets are redacted from now on.
+    """A new LM of a spec that was :func:`checked`.
 
     Raises:
         BridgeError: ``invalid_args`` for settings that can not be, ``lm_not_configured`` if what the model
-        needs
-            is not installed.
+            needs is not installed.
     """
-    _remember_secrets(spec)
     if is_scripted(spec.model):
         return _scripted(spec, options)
     for name in ("script", "tokens_per_s"):

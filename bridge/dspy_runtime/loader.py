@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
+import tempfile
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Code
 from bridge.options import ServeOptions
-from bridge.redact import add_secret
 
 if TYPE_CHECKING:
     from bridge.dspy_runtime.runtime import Runtime
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("bridge.dspy")
 _lock = threading.Lock()
 _loading: Future[Runtime] | None = None
-
-# OPENAI_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY …: whatever a provider's SDK may read.
-_SECRET_VARIABLE = re.compile(r"(_|^)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|SECRET_ACCESS_KEY)$")
 
 
 def start_background(options: ServeOptions) -> Future[Runtime]:
@@ -41,7 +37,7 @@ def load(options: ServeOptions) -> Runtime:
     """DSPy, ready for use; blocks until it is. All callers get the same, set up with the first one's options.
 
     Raises:
-        BridgeError: it can not be imported.
+        BridgeError: it can not be imported, or (``io_error``) its cache directory can not be used.
     """
     return start_background(options).result()
 
@@ -78,25 +74,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def remember_secrets() -> None:
-    """Have the values of all variables that look like keys removed from what the process says."""
-    for name, value in os.environ.items():
-        if _SECRET_VARIABLE.search(name.upper()):
-            add_secret(value)
-
-
 def _load_into(options: ServeOptions, result: Future[Runtime]) -> None:
     try:
         result.set_result(_load(options))
     except BaseException as error:  # noqa: BLE001 - waiters get it; this thread has nobody to tell
         _log.warning("DSPy can not be loaded", exc_info=error)
+        if isinstance(error, BridgeError):
+            result.set_exception(error)
+            return
         failure = BridgeError(f"DSPy can not be loaded ({type(error).__name__}: {error}).")
         failure.__cause__ = error
         result.set_exception(failure)
 
 
 def _load(options: ServeOptions) -> Runtime:
-    remember_secrets()
+    _trim_keys()
+    if options.cache_dir is not None:
+        _try_cache_dir(options.cache_dir)
     # Otherwise the first call fetches a price list from the internet.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import dspy
@@ -113,6 +107,26 @@ def _load(options: ServeOptions) -> Runtime:
     from bridge.dspy_runtime.runtime import Runtime
 
     return Runtime(options)
+
+
+def _trim_keys() -> None:
+    """Keys from mounted files end in a newline, which SDKs would put into a header."""
+    for name, value in [*os.environ.items()]:
+        if name.upper().endswith(("API_KEY", "_TOKEN")) and value != value.strip():
+            os.environ[name] = value.strip()
+
+
+def _try_cache_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise BridgeError(
+            f"The cache directory {os.path.basename(os.path.normpath(path))} can not be used: {reason}.",
+            code=Code.IO_ERROR,
+        ) from error
 
 
 def _settings(dspy: Any) -> None:

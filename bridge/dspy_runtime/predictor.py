@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -10,7 +10,7 @@ import dspy
 from bridge.dspy_runtime.batch import Batch, Outcome
 from bridge.dspy_runtime.errors import to_bridge_error
 from bridge.dspy_runtime.json_schema import to_plain
-from bridge.dspy_runtime.usage import CallUsage, no_usage
+from bridge.dspy_runtime.usage import CallUsage, add, no_usage
 from bridge.errors import BridgeError, invalid_args
 
 if TYPE_CHECKING:
@@ -55,24 +55,29 @@ class ItemRunner:
         items: list[dict[str, Any]],
         config: dict[str, Any],
         context: dict[str, Any],
-        lane: Callable[[int], Any],
+        lease: Lease,
     ) -> None:
         self._module = module
         self._compiled = compiled
         self._items = items
         self._extra = {"config": config} if config else {}
         self._context = context
-        self._lane = lane
+        self._lease = lease
+        #: What the calls of items that were cancelled had cost.
+        self.unfinished = no_usage()
 
     def worker(self, number: int, batch: Batch) -> Coroutine[Any, Any, None]:
         """The worker ``number`` of ``batch``; the number says which of the LM's connections it uses."""
-        return self._work(self._lane(number), batch)
+        return self._work(self._lease.interned.lane(number), batch)
 
     async def _work(self, lm: Any, batch: Batch) -> None:
         usage = CallUsage()
         with dspy.context(**{**self._context, "lm": lm, "usage_tracker": usage}):
-            while (index := await batch.next_index()) is not None:
-                batch.finish(await self._run(index, usage))
+            try:
+                while (index := await batch.next_index()) is not None:
+                    batch.finish(await self._run(index, usage))
+            finally:
+                add(self.unfinished, usage.take())
 
     async def _run(self, index: int, usage: CallUsage) -> Outcome:
         try:
@@ -81,7 +86,8 @@ class ItemRunner:
             return Outcome(index, no_usage(), error=error)
         try:
             prediction = await self._module.acall(**inputs, **self._extra)
+            self._compiled.check_outputs(prediction)
         except Exception as error:  # noqa: BLE001 - one item's failure is that item's answer
-            return Outcome(index, usage.take(), error=to_bridge_error(error))
+            return Outcome(index, usage.take(), error=to_bridge_error(error, self._lease.about))
         output = {name: item if type(item) is str else to_plain(item) for name, item in prediction.items()}
         return Outcome(index, usage.take(), output=output)

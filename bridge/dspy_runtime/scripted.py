@@ -19,6 +19,7 @@ from dspy import lm15
 
 from bridge.dspy_runtime.answer_writer import example, write_answer
 from bridge.dspy_runtime.prompt_reader import Prompt, read_prompt
+from bridge.dspy_runtime.signatures import full_type
 from bridge.dspy_runtime.specs import SCRIPTED, ScriptEntry, ScriptError
 
 _ERRORS: dict[str, type[lm15.LM15Error]] = {
@@ -211,7 +212,7 @@ def _caller_schema(name: str) -> dict[str, Any] | None:
     callers = dspy.settings.caller_modules
     signature = getattr(callers[-1], "signature", None) if callers else None
     field = signature.output_fields.get(name) if isinstance(signature, type(dspy.Signature)) else None
-    return None if field is None else _schema_of(field.annotation)
+    return None if field is None else _schema_of(full_type(field))
 
 
 @lru_cache(maxsize=512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import json
@@ -9,14 +10,14 @@ import keyword
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import dspy
 import msgspec
 import pydantic
 from dspy.adapters.utils import annotation_allows_none
 
-from bridge.dspy_runtime import json_schema
+from bridge.dspy_runtime import json_keywords, json_schema
 from bridge.dspy_runtime.errors import first_problem
 from bridge.dspy_runtime.signature_text import split_field, split_signature
 from bridge.dspy_runtime.specs import SignatureSpec
@@ -40,14 +41,23 @@ Spec = str | SignatureSpec
 
 
 class CompiledSignature:
-    """A ``dspy.Signature`` with what is needed to check inputs against it."""
+    """A ``dspy.Signature`` with what is needed to check inputs and outputs against it."""
 
     def __init__(self, signature: type[dspy.Signature]) -> None:
         self.signature = signature
         self.outputs = tuple(signature.output_fields)
-        self._types = {name: field.annotation for name, field in signature.input_fields.items()}
+        self._types = {name: full_type(field) for name, field in signature.input_fields.items()}
+        # DSPy holds answers against the bare types, without the bounds a schema sets.
+        self._bounded = {
+            name: full_type(field) for name, field in signature.output_fields.items() if field.metadata
+        }
         self._validators: dict[str, pydantic.TypeAdapter[Any]] = {}
-        self._optional = {name for name, kind in self._types.items() if annotation_allows_none(kind)}
+        self._defaults = {
+            name: field.default for name, field in signature.input_fields.items() if not field.is_required()
+        }
+        self._optional = {
+            name for name, field in signature.input_fields.items() if annotation_allows_none(field.annotation)
+        }
 
     def coerce(self, inputs: dict[str, Any], path: str) -> dict[str, Any]:
         """``inputs`` with their values converted to the fields' types, as pydantic's lax mode does.
@@ -60,6 +70,9 @@ class CompiledSignature:
         coerced = {}
         for name, kind in self._types.items():
             if name not in inputs:
+                if name in self._defaults:
+                    coerced[name] = copy.deepcopy(self._defaults[name])
+                    continue
                 if name in self._optional:
                     continue
                 raise invalid_args(f"The input field {name!r} is missing.", f"{path}.{name}")
@@ -68,16 +81,40 @@ class CompiledSignature:
                 coerced[name] = value if _MARKER not in value else _defused(value)
             else:
                 coerced[name] = self._convert(name, _defused(value), path)
-        if len(coerced) < len(inputs):
+        if not inputs.keys() <= self._types.keys():
             self._refuse_unknown(inputs, path)
         return coerced
 
-    def _convert(self, name: str, value: Any, path: str) -> Any:
+    def check_outputs(self, outputs: dict[str, Any]) -> None:
+        """Hold an answer against the bounds that its fields' schemas set.
+
+        Raises:
+            BridgeError: ``lm_output_invalid`` naming the field.
+        """
+        for name, kind in self._bounded.items():
+            if problem := self._problem(name, kind, outputs.get(name)):
+                raise BridgeError(
+                    f"The language model's answer has a field {name!r} that does not fit: {problem}",
+                    code=Code.LM_OUTPUT_INVALID,
+                    details={"field": name},
+                )
+
+    def _problem(self, name: str, kind: Any, value: Any) -> str | None:
+        try:
+            self._validator(name, kind).validate_python(value)
+        except pydantic.ValidationError as error:
+            return first_problem(error)[:300]
+        return None
+
+    def _validator(self, name: str, kind: Any) -> pydantic.TypeAdapter[Any]:
         validator = self._validators.get(name)
         if validator is None:
-            validator = self._validators[name] = pydantic.TypeAdapter(self._types[name])
+            validator = self._validators[name] = pydantic.TypeAdapter(kind)
+        return validator
+
+    def _convert(self, name: str, value: Any, path: str) -> Any:
         try:
-            return validator.validate_python(value)
+            return self._validator(name, self._types[name]).validate_python(value)
         except pydantic.ValidationError as error:
             reason = first_problem(error)
         except (TypeError, ValueError, ImportError) as error:  # raised by DSPy's own types
@@ -92,6 +129,11 @@ class CompiledSignature:
                 near = difflib.get_close_matches(name, self._types, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(self._types)}."
                 raise invalid_args(f"Unknown input field {name[:200]!r}.{hint}", _member(path, name))
+
+
+def full_type(field: pydantic.fields.FieldInfo) -> Any:
+    """A field's annotation with the bounds that pydantic keeps beside it."""
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
 class SignatureCache:
@@ -142,8 +184,8 @@ def build(spec: Spec) -> type[dspy.Signature]:
         before = len(fields)
         for name, described in side:
             _check_name(name, fields, path)
-            kind, settings = _described(name, described, path)
-            fields[name] = (kind, make(**settings))
+            kind, settings = _described(name, described, path, make is dspy.InputField)
+            fields[name] = (kind, _field(make, settings))
             if len(fields) > MAX_FIELDS:
                 raise invalid_args(f"A signature has at most {MAX_FIELDS} fields.", path)
         if len(fields) == before:
@@ -173,6 +215,14 @@ def _signature(fields: dict[str, Any], instructions: str | None) -> type[dspy.Si
     return made
 
 
+def _field(make: Any, settings: dict[str, Any]) -> Any:
+    constraints = settings.pop("constraints", "")
+    field = make(**settings)
+    if constraints:  # DSPy shows them in prompts
+        field.json_schema_extra["constraints"] = constraints
+    return field
+
+
 def _side(field: Any) -> str:
     return str(field.json_schema_extra["__dspy_field_type"])
 
@@ -181,10 +231,13 @@ def _pairs(side: list[str] | dict[str, Any]) -> Iterable[tuple[str, Any]]:
     return side.items() if isinstance(side, dict) else (split_field(text) for text in side)
 
 
-def _described(name: str, described: Any, path: str) -> tuple[Any, dict[str, Any]]:
+def _described(name: str, described: Any, path: str, is_input: bool) -> tuple[Any, dict[str, Any]]:
     """The annotation and the field settings of one field."""
     try:
-        return _read(name, described)
+        kind, settings = _read(name, described)
+        if "default" in settings and not is_input:
+            raise ValueError("an output field has no default")
+        return kind, settings
     except ValueError as error:
         reason = str(error)
     except RecursionError:
@@ -203,14 +256,25 @@ def _read(name: str, described: Any) -> tuple[Any, dict[str, Any]]:
     if not isinstance(described, dict):
         raise ValueError("a type is a text or an object")
     if json_schema.looks_like_schema(described):
-        return _wrapped(json_schema.annotation(described, name)), _desc(described)
+        return _from_schema(described, name, described)
     if unknown := sorted(set(described) - {"type", "desc", "description"}):
         raise ValueError(f"unknown key {unknown[0]!r}; a field has type and desc, or is a JSON Schema")
     kind = described.get("type", "str")
     if not isinstance(kind, (str, dict)):
         raise ValueError("type must be a text or a JSON Schema")
-    read = json_schema.annotation(kind, name) if isinstance(kind, dict) else parse_type(kind)
-    return _wrapped(read), _desc(described)
+    if isinstance(kind, dict):
+        return _from_schema(kind, name, {**kind, **described})
+    return _wrapped(parse_type(kind)), _desc(described)
+
+
+def _from_schema(schema: dict[str, Any], name: str, described: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    kind = _wrapped(json_schema.annotation(schema, name))
+    settings = _desc(described)
+    if constraints := json_keywords.constraints(schema):
+        settings["constraints"] = constraints
+    if "default" in schema:
+        settings["default"] = json_schema.default(schema["default"], kind)
+    return kind, settings
 
 
 def _desc(described: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +293,9 @@ def _wrapped(kind: Any) -> Any:
 
 def _check_name(name: str, fields: dict[str, Any], path: str) -> None:
     problem = None
-    if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name) or len(name) > MAX_NAME_CHARS:
+    if keyword.iskeyword(name):
+        problem = f"{name!r} is a keyword of Python and can not name a field; please choose another."
+    elif not name.isidentifier() or not name.isascii() or len(name) > MAX_NAME_CHARS:
         problem = f"{name[:80]!r} can not be the name of a field: letters, digits and underscores are needed."
     elif name.startswith(("_", "model_")) or name in _RESERVED or not _buildable(name):
         problem = f"The field name {name!r} is reserved; please choose another."

@@ -14,6 +14,12 @@ def no_usage() -> Usage:
     return {"calls": 0, "input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
 
 
+def add(total: Usage, usage: Usage) -> None:
+    """Count ``usage`` into ``total``."""
+    for name, value in usage.items():
+        total[name] += value
+
+
 class CallUsage(UsageTracker):  # type: ignore[misc] # DSPy is untyped
     """What the LM calls of one program run cost. Answers from the cache count nothing, retried failures
     neither.

@@ -17,13 +17,14 @@ defmodule Quickstart do
 
     # For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
     flags = ["--model", "scripted", "--script", Path.join(examples, "quickstart.script.jsonl")]
-    python = System.find_executable(System.get_env("PYTHON", "python3"))
+    python = System.find_executable(System.get_env("PYTHON", "python3")) || fail("There is no Python.")
+    Process.flag(:trap_exit, true)
     options = [:binary, :exit_status, {:line, 65_536}, args: ["-m", "bridge", "serve" | flags]]
     port = Port.open({:spawn_executable, python}, options)
 
     args = %{"signature" => "text -> completion", "items" => items}
     request = %{"id" => "r1", "command" => "stream_predict_batch", "args" => args}
-    Port.command(port, [Codec.encode(request), "\n"])
+    send(port, {self(), {:command, [Codec.encode(request), "\n"]}})
     loop(port, [])
   end
 
@@ -32,7 +33,8 @@ defmodule Quickstart do
     receive do
       {^port, {:data, {:noeol, part}}} -> loop(port, [parts, part])
       {^port, {:data, {:eol, rest}}} -> [parts, rest] |> IO.iodata_to_binary() |> Codec.decode() |> handle(port)
-      {^port, {:exit_status, status}} -> IO.puts(:stderr, "the worker ended with #{status}")
+      {^port, {:exit_status, _}} -> fail("The worker ended before it had answered.")
+      {:EXIT, ^port, _} -> fail("The worker ended before it had answered.")
     end
   end
 
@@ -47,6 +49,11 @@ defmodule Quickstart do
   end
 
   defp handle(_chunk, port), do: loop(port, [])
+
+  defp fail(text) do
+    IO.puts(:stderr, text)
+    System.halt(1)
+  end
 end
 
 Quickstart.run()

@@ -17,8 +17,11 @@ const request = {
   command: "stream_predict_batch",
   args: { signature: "text -> completion", items },
 };
+worker.on("error", (error) => console.error(`The worker can not be started: ${error.message}`));
+worker.stdin.on("error", () => {}); // it left before it read the request: said below
 worker.stdin.end(JSON.stringify(request) + "\n"); // no more requests: it answers this one and leaves
 
+let done = false;
 for await (const line of createInterface({ input: worker.stdout })) {
   const chunk = JSON.parse(line);
   if (chunk.type === "prediction") {
@@ -26,5 +29,12 @@ for await (const line of createInterface({ input: worker.stdout })) {
   } else if (chunk.type === "error") {
     console.error(`error: ${chunk.error}`);
   }
-  if (chunk.done) console.log(`${chunk.type}: ${chunk.succeeded ?? 0} succeeded`);
+  if (chunk.done) {
+    done = true;
+    console.log(`${chunk.type}: ${chunk.succeeded ?? 0} succeeded`);
+  }
+}
+if (!done) {
+  console.error("The worker ended before it had answered.");
+  process.exitCode = 1;
 }

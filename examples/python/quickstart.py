@@ -7,18 +7,18 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent
 items = [json.loads(line) for line in (EXAMPLES / "quickstart.jsonl").read_text().splitlines()]
-request = {
-    "id": "r1",
-    "command": "stream_predict_batch",
-    "args": {"signature": "text -> completion", "items": items},
-}
+args = {"signature": "text -> completion", "items": items}
+request = {"id": "r1", "command": "stream_predict_batch", "args": args}
 
 # For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
 flags = ["--model", "scripted", "--script", EXAMPLES / "quickstart.script.jsonl"]
 command = [sys.executable, "-m", "bridge", "serve", *flags]
+done = False
 with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
-    worker.stdin.write(json.dumps(request).encode() + b"\n")
-    worker.stdin.close()  # no more requests: the worker answers this one and leaves
+    # No more requests follow: the worker answers this one and leaves.
+    if worker.stdout.readline():  # its first line: ready
+        worker.stdin.write(json.dumps(request).encode() + b"\n")
+        worker.stdin.close()
     for line in worker.stdout:
         chunk = json.loads(line)
         match chunk["type"]:
@@ -27,4 +27,7 @@ with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as
             case "error":
                 print("error:", chunk["error"], file=sys.stderr)
         if chunk.get("done"):
+            done = True
             print(f"{chunk['type']}: {chunk.get('succeeded', 0)} succeeded")
+if not done:
+    sys.exit(f"The worker ended before it had answered (exit code {worker.returncode}).")

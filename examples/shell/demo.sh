@@ -10,7 +10,7 @@ if [ -n "$model" ]; then
     flags=(--model "$model" ${API_BASE:+--api-base "$API_BASE"})
     echo "Four items through a real worker, answered by $model."
 else
-    flags=(--model scripted --script "$examples/quickstart.script.jsonl" --log-level error)
+    flags=(--model scripted --script "$examples/quickstart.script.jsonl")
     echo "Four items through a real worker. The answers are canned: they come from a script, not from a model."
 fi
 chunks=$(mktemp)

@@ -63,8 +63,9 @@ def test_item_errors_are_shown_with_their_number() -> None:
         "call", "stream_predict_batch", "signature=text -> completion", 'items=[{"tixt": "x"}]', *SCRIPTED
     )
     assert json.loads(done.stdout.splitlines()[0])["code"] == "invalid_args"
-    assert done.returncode == 0  # the stream itself ended well
+    assert done.returncode == 1
     shown = run("show", stdin=done.stdout)
+    assert shown.returncode == 1
     assert shown.stdout.startswith("[1/1] Failed: ")
     assert "0 of 1 completed, 1 failed" in shown.stdout
 
@@ -82,6 +83,10 @@ def test_item_errors_are_shown_with_their_number() -> None:
         (["call", "ping", "--commands", "no_such_module"], 3),
         (["call", "ping", "--script", "/no/such/file"], 3),
         (["call"], 2),
+        (["call", "ping", "--commands="], 2),
+        (["serve", "--commands"], 2),
+        (["serve", "--commands", "--debug"], 2),
+        (["serve", "--commands="], 2),
         (["call", "ping", "--modle", "x"], 2),
         (["call", "ping", "--adapter", "yaml"], 2),
         (["call", "ping", "--timeout-ms", "0"], 2),
@@ -117,6 +122,13 @@ def test_exit_codes(words: list[str], code: int) -> None:
         (["call", "ping", "--modle=x"], "Did you mean '--model'?"),
         (["call", "ping", "--adapter", "yaml"], "'chat', 'json', 'xml'"),
         (["describe", "pingg"], "Did you mean 'ping'?"),
+        (["call"], "required: COMMAND\n"),
+        (["serve", "--script-tokens-per-s", "-1"], "tokens per second, 0 or more, not '-1'"),
+        (["call", "ping", "--script-tokens-per-s", "x"], "tokens per second, 0 or more, not 'x'"),
+        (["serve", "--max-age-s", "x"], "seconds above 0, not 'x'"),
+        (["serve", "--max-depth", "2"], "whole number, 8 or more, not '2'"),
+        (["serve", "--commands"], "--commands: expected one argument"),
+        (["serve", "--commands="], "name of a module"),
         (["call", "die", *COMMANDS], "exit code 9"),
         (["call", "ping", "--commands", "no_such_module"], "no_such_module"),
     ],
@@ -211,6 +223,9 @@ def test_describe_lists_and_explains() -> None:
     explained = run("describe", "stream_predict_batch").stdout
     assert "  items: list of object (required)" in explained
     assert "chunk prediction:" in explained
+    assert "  config: CallConfig or null (default null)" in explained
+    assert "\nCallConfig:\n" in explained
+    assert "  temperature: number ≥ 0 or null (default null)" in explained
     told = json.loads(run("describe", "stream_predict_batch", "--json").stdout)
     assert list(told["commands"]) == ["stream_predict_batch"]
     assert "items" in told["commands"]["stream_predict_batch"]["args"]["properties"]

@@ -78,6 +78,33 @@ def test_what_the_provider_refuses_is_explained(reply: Callable[[], Reply], advi
     assert advice in checks["language model"]["fix"]
 
 
+@pytest.mark.parametrize(
+    ("model", "variable"), [("openai/gpt-4o-mini", "OPENAI_API_KEY"), ("groq/any", "GROQ_API_KEY")]
+)
+def test_a_missing_key_is_named(model: str, variable: str) -> None:
+    code, checks = findings("--model", model, **{variable: ""})
+    assert code == 1
+    found = checks["language model"]
+    assert "lm_not_configured" in found["detail"]
+    assert found["fix"] == f"Set {variable} in the worker's environment."
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            'No API key found. Set X_API_KEY, or pass api_key="..." to dspy.LM(...).',
+            "No API key found. Set X_API_KEY.",
+        ),
+        ("Nothing came for 5 s. Raise it with Timeouts(read=...) if needed.", "Nothing came for 5 s."),
+        ("Call dspy.configure(lm=...) first.", "Call dspy.configure(lm=...) first."),  # better than nothing
+        ("The answer was cut (length).", "The answer was cut (length)."),
+    ],
+)
+def test_advice_in_python_is_left_out(text: str, told: str) -> None:
+    assert doctor._for_operators(text) == told
+
+
 def test_a_worker_that_does_not_start_is_a_finding() -> None:
     code, checks = findings("--commands", "no_such_module")
     assert code == 1
@@ -92,6 +119,14 @@ def test_places_that_can_not_be_written_to(tmp_path: Path) -> None:
     assert checks["log file"]["status"] == "fail"
     assert "--log-file" in checks["log file"]["fix"]
     assert checks["cache"]["status"] == "ok"
+    assert not cache.parent.exists()
+
+
+def test_a_folder_is_tried_rather_than_asked() -> None:
+    # root may write everywhere, as far as permissions go, and yet no file can be made here
+    check = doctor._can_write("cache", Path("/proc"), "--cache-dir")
+    assert check.status == "fail"
+    assert "--cache-dir" in check.fix
 
 
 def test_versions_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
+quickstarts = pytest.mark.parametrize(
     "command",
     [
         [sys.executable, "examples/python/quickstart.py"],
@@ -44,6 +44,9 @@ def program(tmp_path: Path) -> Path:
     ],
     ids=["python", "node", "elixir", "shell"],
 )
+
+
+@quickstarts
 @pytest.mark.parametrize("folder", [ROOT, Path("/")], ids=["here", "elsewhere"])
 def test_quickstart(command: list[str], folder: Path) -> None:
     words = [str(ROOT / word) if word.startswith("examples/") else word for word in command]
@@ -52,6 +55,26 @@ def test_quickstart(command: list[str], folder: Path) -> None:
         words, cwd=folder, capture_output=True, text=True, timeout=WAIT_S, env=environment(), check=False
     )
     assert (done.returncode, done.stdout) == (0, ANSWERS), done.stderr
+
+
+@quickstarts
+def test_quickstart_without_a_worker(command: list[str], tmp_path: Path) -> None:
+    broken = tmp_path / "bridge"
+    broken.mkdir()
+    (broken / "__main__.py").write_text("raise SystemExit(2)")
+    done = subprocess.run(
+        [str(ROOT / word) if word.startswith("examples/") else word for word in command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("The worker ended before it had answered")
 
 
 def demo(program: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +92,7 @@ def test_demo_with_canned_answers(program: Path) -> None:
     done = demo(program)
     lines = done.stdout.splitlines()
     assert done.returncode == 0
-    assert done.stderr == ""
+    assert "canned" in done.stderr  # the worker's log
     assert "canned" in lines[0]
     chunks = [json.loads(line) for line in lines if line.startswith("{")]
     assert [chunk["type"] for chunk in chunks] == ["prediction"] * 4 + ["complete"]
@@ -106,6 +129,7 @@ def test_demo_with_a_wrong_key_says_so(program: Path) -> None:
     done = demo(program, MODEL="openai/gpt-4o-mini", API_BASE="http://127.0.0.1:9", OPENAI_API_KEY=KEY)
     assert "4 failed" in done.stdout
     assert "lm_unavailable" in done.stdout
+    assert done.returncode == 1
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.cli.readable import Reader
-from bridge.cli.schema import fields_of
+from bridge.cli.schema import definitions_of, fields_of
 
 
 def read(*chunks: dict[str, Any], progress: bool = True) -> str:
@@ -139,3 +139,21 @@ def test_schema_in_words() -> None:
         ("lm", "string or object or null", False, "null", ""),
         ("any", "any", False, "", ""),
     ]
+
+
+def test_objects_in_objects_are_explained_once() -> None:
+    inner = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 1024}}}
+    outer = {
+        "type": "object",
+        "description": "Two.\n\n    Indented as in the source.",
+        "properties": {"one": {"$ref": "#/$defs/Inner"}, "self": {"$ref": "#/$defs/Outer"}},
+    }
+    schema = {
+        "properties": {"list": {"type": "array", "items": {"$ref": "#/$defs/Outer"}}},
+        "$defs": {"Inner": inner, "Outer": outer},
+    }
+    assert [field.type for field in fields_of(schema)] == ["list of Outer"]
+    first, second = definitions_of([schema, schema])
+    assert (first.name, first.text) == ("Outer", "Two.\n\nIndented as in the source.")
+    assert [field.type for field in first.fields] == ["Inner", "Outer"]
+    assert [field.type for field in second.fields] == ["integer ≥ 1, ≤ 1,024"]

@@ -77,8 +77,50 @@ def test_nothing_to_configure() -> None:
         configure(Harness())
     assert nothing.value.code is Code.INVALID_ARGS
     with pytest.raises(BridgeError) as unnamed:
-        configure(Harness(), name="gone", adapter="json")
+        configure(Harness(), adapter="json")
     assert unnamed.value.code is Code.LM_NOT_CONFIGURED
+
+
+@pytest.mark.parametrize("args", [{}, {"adapter": "json"}])
+def test_a_name_that_nothing_has(args: dict[str, Any]) -> None:
+    with pytest.raises(BridgeError) as caught:
+        configure(Harness(), name="gone", **args)
+    assert caught.value.code is Code.UNKNOWN_LM
+
+
+@pytest.mark.parametrize("address", ["", "host/v1", "ftp://host/v1", "http://", "http://a b/", "http://h:x/"])
+def test_addresses_that_can_not_be(address: str) -> None:
+    with pytest.raises(BridgeError) as caught:
+        configure(Harness(), lm=native(address))
+    assert caught.value.details == {"path": "$.args.lm.api_base"}
+
+
+@pytest.mark.parametrize("key", ["", " \n", "sk-one\nsk-two", "sk-\u00e9\u00e9\u00e9"])
+def test_keys_that_can_not_be(key: str) -> None:
+    with pytest.raises(BridgeError) as caught:
+        configure(Harness(), lm=native(URL, api_key=key))
+    assert caught.value.details == {"path": "$.args.lm.api_key"}
+    assert "sk-" not in caught.value.message
+
+
+def test_a_key_in_the_models_place_is_not_told() -> None:
+    told = str(configure(Harness(), lm={"model": f"{KEY}/x", "api_key": KEY, "api_base": URL}))
+    assert KEY not in told
+
+
+def test_each_configure_starts_a_script_anew() -> None:
+    harness = Harness()
+    lm = scripted({"outputs": {"b": "once"}, "times": 1}, {"outputs": {"b": "then"}})
+    batch = {"signature": "a -> b", "items": [{"a": "x"}, {"a": "x"}], "concurrency": 1}
+
+    async def run() -> None:
+        for _ in range(2):
+            await harness.chunks("configure", {"lm": lm})
+            for args in (batch, {**batch, "lm": lm}, {**batch, "lm": lm}):
+                *chunks, _ = await harness.chunks("stream_predict_batch", args)
+                assert [chunk["output"]["b"] for chunk in chunks] == ["once", "then"]
+
+    harness.run(run)
 
 
 @pytest.mark.parametrize(

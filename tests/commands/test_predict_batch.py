@@ -88,7 +88,7 @@ def test_a_failing_item_stops_nothing_and_names_the_field() -> None:
         f"$.args.items[{i}].{name}" for i, name in ((1, "text"), (2, "text"), (3, "more"), (4, "text"))
     ] + [None]
     assert [chunk["index"] for chunk in chunks[:-1]] == list(range(7))
-    assert [chunk["progress"] for chunk in chunks[:-1]] == [round(n / 7, 4) for n in range(1, 8)]
+    assert [chunk["progress"] for chunk in chunks[:-1]] == [n / 7 for n in range(1, 8)]
     assert chunks[2]["input"] == {"text": 5}
     assert "'text'" in chunks[2]["error"]
     assert chunks[5] == {
@@ -96,7 +96,8 @@ def test_a_failing_item_stops_nothing_and_names_the_field() -> None:
         "index": 5,
         "total": 7,
         "input": {"text": "fails"},
-        "progress": 0.8571,
+        "progress": 6 / 7,
+        "usage": {"calls": 0, "input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
         "error": "Wrong key.",
         "code": "lm_auth",
         "retryable": False,
@@ -194,6 +195,7 @@ def test_whole_requests_are_checked_before_any_item() -> None:
         {"items": [], "itmes": []},
         {"items": [], "signature": {}},
         {"items": [], "lm": 5},
+        {"items": [], "lm": ""},
         {"items": [], "signature": {"inputs": [], "outputs": [], "doc": ""}},
     ],
 )
@@ -396,3 +398,91 @@ def test_many_batches_at_once_do_not_mix() -> None:
         await asyncio.gather(*(one(number) for number in range(30)))
 
     harness.run(run)
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_bounds_of_a_field_itself_hold_for_inputs_and_outputs(adapter: str) -> None:
+    five = {"type": "integer", "minimum": 5}
+    signature = {
+        "inputs": {"n": {**five, "default": 6}},
+        "outputs": {"m": five, "day": {"type": "string", "format": "date"}},
+    }
+    good, bad, late = (
+        {"m": 5, "day": "2024-02-29"},
+        {"m": 4, "day": "2024-02-29"},
+        {"m": 5, "day": "2024-02-30"},
+    )
+    lm = scripted(
+        {"match": {"n": 7}, "outputs": bad}, {"match": {"n": 8}, "outputs": late}, {"outputs": good}
+    )
+    items: list[Any] = [{"n": 5}, {"n": 0}, {"n": 7}, {"n": 8}, {}]
+    *chunks, last = Harness().batch(items, signature=signature, lm=lm, adapter=adapter)
+    assert [chunk.get("code") for chunk in chunks] == [
+        None,
+        "invalid_args",
+        "lm_output_invalid",
+        "lm_output_invalid",
+        None,
+    ]
+    assert chunks[1]["details"] == {"path": "$.args.items[1].n"}
+    assert chunks[2]["details"] == {"field": "m", "model": "scripted", "provider": "scripted"}
+    assert chunks[2]["usage"]["calls"] == 1
+    assert last["usage"] == {name: sum(c["usage"][name] for c in chunks) for name in last["usage"]}
+    (echoed, _) = Harness().batch([{"n": 5}], signature=signature, lm=scripted(), adapter=adapter)
+    assert echoed["output"] == {"m": 5, "day": "2000-01-01"}
+
+
+def test_bounds_are_told_to_the_model() -> None:
+    with Provider() as provider:
+        signature = {"inputs": ["q"], "outputs": {"m": {"type": "integer", "minimum": 5}}}
+        Harness().batch([{"q": "x"}], signature=signature, lm=native(provider.url))
+        assert "greater than or equal to: 5" in str(provider.requests[0].body)
+
+
+def test_errors_of_the_lm_name_it_as_configure_does() -> None:
+    with Provider() as provider:
+        for reply in (Reply("no fields here"), failure(400)):
+            provider.replies(reply)
+            chunk, _ = Harness().batch(ITEMS[:1], signature="text -> n: int", lm=native(provider.url))
+            about = {"model": "openai/gpt-4o-mini", "provider": "openai"}
+            assert about.items() <= chunk["details"].items()
+
+
+def test_debug_adds_the_traceback_to_items_errors() -> None:
+    lm = scripted({"error": {"status": 401, "message": "Wrong key."}})
+    for debug in (True, False):
+        chunk, _ = Harness(debug=debug).batch([{"text": "x"}, {}], lm=lm)[:2]
+        assert ("Traceback" in chunk["details"].get("traceback", "")) is debug
+
+
+def test_what_cancelled_items_had_cost_is_counted() -> None:
+    # Its first answer can not be read, so that the adapter asks again and waits when the other item fails.
+    with Provider() as provider:
+
+        def reply(request: Any) -> Reply:
+            if "bad" in request.user:
+                provider.wait_for(lambda p: p.at_once == 2 and len(p.requests) == 3)
+                return failure(400)
+            return Reply("no fields here") if request.number == 0 else Reply(hang=True)
+
+        provider.replies(reply)
+        items = [{"text": "twice"}, {"text": "bad"}]
+        (_, last) = Harness().batch(items, lm=native(provider.url), max_errors=1, concurrency=2)
+        assert last["stopped"] is True
+        assert last["usage"]["calls"] == 1
+
+
+def test_max_errors_on_the_last_item_says_so() -> None:
+    *_, last = Harness().batch([{"text": "a"}, {}], lm=scripted(), max_errors=1, concurrency=1)
+    assert (last["stopped"], last["failed"]) == (True, 1)
+
+
+def test_progress_is_1_at_the_end_only() -> None:
+    items: list[Any] = [{}] * 30_000
+    *chunks, _ = Harness().batch(items, lm=scripted(), concurrency=64)
+    assert [chunk["progress"] == 1.0 for chunk in chunks] == [False] * 29_999 + [True]
+
+
+def test_an_inline_scripted_lm_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    Harness().batch([], lm=scripted({"outputs": {"completion": "x"}}))
+    assert "canned" in caplog.text

@@ -129,11 +129,11 @@ def test_max_errors_cancels_the_rest(ordered: bool) -> None:
     asyncio.run(run())
 
 
-def test_max_errors_on_the_last_item_stops_nothing() -> None:
+def test_max_errors_reached_on_the_last_item() -> None:
     async def run() -> None:
         batch = Batch(3, 1, ordered=True, max_errors=1)
         assert await _indices(batch, Work(fails=lambda index: index == 2)) == [0, 1, 2]
-        assert not batch.stopped
+        assert batch.stopped
 
     asyncio.run(run())
 

@@ -114,11 +114,49 @@ def test_what_does_not_fit(change: dict[str, Any]) -> None:
         ({"type": "integer", "minimum": "0"}, "minimum"),
         ({"$defs": []}, r"\$defs"),
         ({"title": "x"}, "needs a type"),
+        ({"type": "object", "required": ["a"]}, "required"),
+        ({"type": "object", "properties": {"a": {}}, "required": [["a"]]}, "required"),
+        ({"type": "string", "enum": ["a", 1]}, "not of the type"),
+        ({"enum": [1, 2], "minimum": 2}, "'minimum' is not supported beside enum"),
+        ({"anyOf": [{"type": "object"}], "properties": {}}, "'properties' is not supported beside anyOf"),
+        ({"type": "integer", "minLength": 2}, "'minLength' is not supported beside the type integer"),
+        ({"type": "string", "format": "hostname"}, "format 'hostname'"),
+        ({"type": "array", "items": {"type": "integer", "default": 1}}, "default"),
+        ({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}}, "default 'x'"),
+        ({"type": "string", "nullable": "yes"}, "nullable"),
+        ({"type": "array", "prefixItems": [{}], "items": {"type": "string"}}, "exactly"),
+        ({"type": "array", "minItems": -1}, "minItems"),
     ],
 )
 def test_refuses(schema: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         annotation(schema, "x")
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (
+            {"properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "integer"}},
+            {"a": "x", "b": 1},
+            {"a": "x", "b": "y"},
+        ),
+        ({"type": "object", "additionalProperties": False}, {}, {"a": 1}),
+        ({"type": ["string", "null"], "minLength": 2}, None, "a"),
+        ({"type": "string", "enum": ["a", None], "nullable": True}, None, "b"),
+        ({"type": "string", "format": "date-time"}, "2024-01-01T00:00:00Z", "2024-01-01"),
+        ({"type": "string", "format": "uuid"}, "12345678-1234-5678-1234-567812345678", "x"),
+        ({"type": "string", "format": "uri"}, "https://a.b/c", "a b"),
+        ({"type": "string", "format": "time"}, "00:00:00", "25:00:00"),
+        ({"type": "integer", "format": "int32"}, 5, 2**31),
+        ({"type": "integer", "exclusiveMinimum": 4.5}, 5, 4),
+        ({"type": "array", "prefixItems": [{"type": "string"}], "minItems": 1, "maxItems": 1}, ["a"], []),
+    ],
+)
+def test_what_is_enforced(schema: Any, good: Any, bad: Any) -> None:
+    assert check(schema, good) == good
+    with pytest.raises(pydantic.ValidationError):
+        check(schema, bad)
 
 
 def test_depth_is_bounded() -> None:

@@ -133,10 +133,10 @@ def test_nothing_leaks_over_200_reconfigurations() -> None:
 
 def test_concurrency_beyond_one_pool_uses_more_connections() -> None:
     with Provider() as provider:
-        provider.replies(lambda request: Reply("[[ ## completion ## ]]\nx", delay_s=1.0))
+        provider.replies(lambda request: Reply("[[ ## completion ## ]]\nx", delay_s=4.0))
         *_, last = Harness().batch(ITEM * 250, lm=native(provider.url), concurrency=250)
         assert last["succeeded"] == 250
-        assert provider.most_at_once > 200
+        assert provider.most_at_once > 100, "what one pool has"
 
 
 def test_the_workers_model_is_the_default() -> None:
@@ -239,13 +239,13 @@ def test_defaults_fit_a_server(store: LmStore) -> None:
     )
 
 
-def test_secrets_of_a_spec_are_redacted(store: LmStore) -> None:
+def test_secrets_of_a_spec_are_redacted() -> None:
     settings = {
         "model": "openai/x",
         "api_key": "walrus-key-0001",
         "api_base": "http://u:octopus%20pw@127.0.0.1:9/v1",
     }
-    lm_build.build(spec(settings), ServeOptions())
+    lm_build.checked(spec(settings))
     assert redact("walrus-key-0001 octopus%20pw octopus pw") == "[redacted] [redacted] [redacted]"
 
 

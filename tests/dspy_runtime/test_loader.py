@@ -8,9 +8,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
-from bridge.dspy_runtime import loader
 from tests.support.handlers import KEY
 from tests.support.provider import Provider
 
@@ -149,17 +146,22 @@ def test_a_disk_cache_only_where_it_is_wanted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["cache"]
 
 
-def test_keys_in_the_environment_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bridge.redact import redact
-
-    values = {
-        "MISTRAL_API_KEY": "zebra-one-two",
-        "HF_TOKEN": "yak-three-four",
-        "AWS_SECRET_ACCESS_KEY": "wolf-five-six",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KEYBOARD", "vole-seven-eight")
-    loader.remember_secrets()
-    told = redact("zebra-one-two yak-three-four wolf-five-six vole-seven-eight")
-    assert told == "[redacted] [redacted] [redacted] vole-seven-eight"
+def test_keys_are_trimmed_and_a_cache_directory_that_can_not_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = python(
+        f"""
+        import os
+        from bridge.dspy_runtime import loader
+        from bridge.errors import BridgeError
+        from bridge.options import ServeOptions
+        try:
+            loader.load(ServeOptions(cache_dir={str(tmp_path / "file" / "cache")!r}))
+        except BridgeError as error:
+            print(error.code, error.message)
+        print(repr(os.environ["MISTRAL_API_KEY"]))
+        """,
+        MISTRAL_API_KEY="zebra-one-two\n",
+    )
+    told, key = out.splitlines()
+    assert told == "io_error The cache directory cache can not be used: not a directory."
+    assert key == "'zebra-one-two'"

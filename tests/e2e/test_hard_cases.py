@@ -230,3 +230,10 @@ def test_a_commands_module_that_exits_is_a_start_up_error(source: str, tmp_path:
     )
     assert done.returncode == 2
     assert b"leaves" in done.stderr
+
+
+def test_a_cache_directory_that_can_not_be_written_is_a_start_up_error() -> None:
+    words = command_line("--cache-dir", "/proc/cache", commands=False)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert b"cache directory" in done.stderr

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
+from bridge.commands import MODULES
 from bridge.context import Context
 from bridge.dspy_runtime import loader
 from bridge.dspy_runtime.specs import LmSpec
 from bridge.options import ServeOptions
-from bridge.registry import default
+from bridge.registry import default, load_module
 
 if TYPE_CHECKING:
     from bridge.dspy_runtime.runtime import Runtime
+
+for _module in MODULES:
+    load_module(_module)
 
 T = TypeVar("T")
 
