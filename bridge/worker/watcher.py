@@ -1,7 +1,7 @@
 """A thread that sees what the loop may be too busy to see: the host's death, signals, the parent's end.
 
-It sleeps in one poll(2) over stdin, stdout, the signal wake-up pipe and the parent's pidfd. What it sees
-it hands to the loop; when the loop does not act in time, it ends the process itself.
+It sleeps in one poll(2) over stdout, the signal wake-up pipe and the parent's pidfd. What it sees it hands
+to the loop; when the loop does not act in time, the process is ended all the same.
 """
 
 from __future__ import annotations
