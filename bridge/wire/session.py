@@ -153,10 +153,20 @@ class Stream:
         """Append what :meth:`encode` made; as :meth:`chunk`."""
         if self.done:
             return -1
-        start = len(out)
-        self._format.place(out, self._head + self._digits[self._low], encoded)
-        self._count()
-        return start
+        place = len(out)
+        if self._lines:
+            out += self._head
+            out += self._digits[self._low]
+            join = len(out)
+            out += encoded
+            out[join] = COMMA
+        else:
+            self._format.place(out, self._head + self._digits[self._low], encoded)
+        if self.credit is not None or self._low == 999:
+            self._count()
+        else:
+            self._low += 1
+        return place
 
     def finish(self, payload: Any, out: bytearray) -> bool:
         """Append the terminal chunk, once: False when the request had already ended."""

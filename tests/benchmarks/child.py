@@ -51,8 +51,16 @@ class Child:
     def __init__(self, argv: list[str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit, with the pipes
         self.argv = argv
+        # With bytecode, as an installed worker has it and as the floors' modules have theirs.
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=ROOT, bufsize=0
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=ROOT,
+            bufsize=0,
+            env=env,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
