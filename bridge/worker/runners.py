@@ -81,6 +81,19 @@ def result_payload(value: Any) -> Any:
     return {"type": "result"} if value is None else {"type": "result", "value": value}
 
 
+class _NoHost:
+    """Stands where an asynchronous handler has its host: the others give their answers by returning."""
+
+    async def emit(self, chunk: Any) -> None:
+        raise RuntimeError("only asynchronous handlers can emit; yield the chunk instead")
+
+    async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
+        raise RuntimeError("only asynchronous handlers can ask their host")
+
+
+NO_HOST: Final = _NoHost()
+
+
 class AsyncRunner:
     """An async generator or function, as one task."""
 
@@ -256,7 +269,7 @@ class ThreadRunner:
         """The thread's part: run the handler to its end, then tell the loop."""
         outcome: Any
         try:
-            answer = self._command.call(args, Context(self._stream, self._home.view, _NoHost()))
+            answer = self._command.call(args, Context(self._stream, self._home.view, NO_HOST))
             if self._command.kind is Kind.SYNC_STREAM:
                 outcome = self._send_all(answer)
             else:
@@ -290,13 +303,3 @@ class ThreadRunner:
             self._channel.close(lambda: self._home.failed(self._stream, outcome))
         else:
             self._channel.close(lambda: self._home.finish(self._stream, outcome))
-
-
-class _NoHost:
-    """Stands where an async handler has its host."""
-
-    async def emit(self, chunk: Any) -> None:
-        raise RuntimeError("only asynchronous handlers can emit; yield the chunk instead")
-
-    async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
-        raise RuntimeError("only asynchronous handlers can ask their host")

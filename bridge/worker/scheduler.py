@@ -22,25 +22,12 @@ from bridge.wire.messages import (
 from bridge.wire.session import Sessions, State, Stream, duplicate_id
 from bridge.worker.controls import Controls
 from bridge.worker.outbox import Outbox
-from bridge.worker.runners import Runner, make_runner, result_payload
+from bridge.worker.runners import NO_HOST, Runner, make_runner, result_payload
 from bridge.worker.threads import HandlerThreads
 
 log = logging.getLogger("bridge.worker")
 
 CANCELLED_BY_SHUTDOWN = {"type": "cancelled", "reason": "shutdown"}
-
-
-class _NoHost:
-    """Commands that are answered inline neither emit nor ask."""
-
-    async def emit(self, chunk: Any) -> None:
-        raise RuntimeError("an inline command gives one answer")
-
-    async def ask(self, chunk: Any, timeout_s: float | None) -> Any:
-        raise RuntimeError("an inline command can not ask its host")
-
-
-_NO_HOST = _NoHost()
 
 
 class Scheduler:
@@ -177,7 +164,7 @@ class Scheduler:
         stream = Stream(request, self.sessions.format, 0.0)
         try:
             args: Any = stream.take_args(command.args_type)
-            payload = result_payload(command.call(args, Context(stream, self.view, _NO_HOST)))
+            payload = result_payload(command.call(args, Context(stream, self.view, NO_HOST)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the host is told
             payload = self._error_payload(stream, error)
         self._stats.accepted += 1
