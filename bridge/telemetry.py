@@ -9,13 +9,12 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import orjson
 
 from bridge.redact import redact, redact_secrets
 
-LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 #: Records that may wait for a stderr that is not read; the oldest beyond that are dropped.
 MAX_WAITING: Final = 4096
 MAX_MESSAGE_CHARS: Final = 16_384
@@ -35,6 +34,7 @@ class LogWriter:
         self._idle = threading.Event()
         self._idle.set()
         self._started = False
+        #: Lines that were lost because nobody read stderr.
         self.dropped = 0
 
     def put(self, line: bytes) -> None:
@@ -273,6 +273,6 @@ def rss_bytes() -> int:
         return 0
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def say(text: str) -> None:
     """One line for a person, before logging is set up or when it can not be."""
-    os.write(2 if stream is None else stream.fileno(), (redact_secrets(text) + "\n").encode(errors="replace"))
+    os.write(2, (redact_secrets(text) + "\n").encode(errors="replace"))

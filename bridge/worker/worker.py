@@ -28,8 +28,11 @@ log = logging.getLogger("bridge.worker")
 class Worker:
     """A worker on two descriptors. :meth:`run` returns the exit code."""
 
-    def __init__(self, options: ServeOptions, registry: Registry, stdin: int, stdout: int) -> None:
+    def __init__(
+        self, options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter
+    ) -> None:
         self.options = options
+        self._logs = logs
         self.registry = registry
         self._stats = Stats()
         self._loop = asyncio.new_event_loop()
@@ -103,6 +106,7 @@ class Worker:
             "queued_bytes": sessions.queued_bytes,
             "bytes_written": self._outbox.bytes_written,
             "bytes_waiting": self._outbox.waiting,
+            "log_lines_dropped": self._logs.dropped,
         }
 
     def _ready(self) -> dict[str, Any]:
@@ -147,7 +151,7 @@ def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, lo
     # of a flush are faulted in again for the next. Freeing one large block raises the threshold for good.
     bytes(2 * 1024 * 1024)
     try:
-        return Worker(options, registry, stdin, stdout).run()
+        return Worker(options, registry, stdin, stdout, logs).run()
     except Exception:
         log.critical("the worker failed", exc_info=True)
         return Exit.INTERNAL

@@ -304,6 +304,7 @@ def test_a_host_that_never_reads_stderr_does_not_block_the_worker(spawn: Spawn) 
     worker = spawn(read_stderr=False)
     for _ in range(3):
         assert worker.call("kit.log_flood", {"n": 3000})["type"] == "result"
+    assert worker.call("stats")["log_lines_dropped"] > 0, "what was lost is told"
     assert worker.end()[1] == 0
 
 
