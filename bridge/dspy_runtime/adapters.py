@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import dspy
 from dspy.adapters import Adapter, ChatAdapter, JSONAdapter, XMLAdapter
 from dspy.adapters.utils import format_field_value
 from dspy.signatures.signature import Signature
+
+from bridge.dspy_runtime.streaming import FieldStream
 
 MAX_SYSTEM_MESSAGES = 256
 
@@ -21,6 +24,15 @@ class _Remembered(ChatAdapter):  # type: ignore[misc] # DSPy is untyped
 
     _system_messages: OrderedDict[Any, str]
     _requirements: OrderedDict[Any, str]
+
+    async def acall(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any
+    ) -> list[dict[str, Any]]:
+        stream = dspy.settings.send_stream
+        if isinstance(stream, FieldStream):
+            return await stream.call(self, lm, lm_kwargs, signature, demos, inputs)
+        answers: list[dict[str, Any]] = await super().acall(lm, lm_kwargs, signature, demos, inputs)
+        return answers
 
     def format_system_message(self, signature: type[Signature]) -> str:
         key = (signature, signature.__doc__)  # instructions can be assigned to
