@@ -1,11 +1,12 @@
-"""A language model provider on the loopback interface: OpenAI's chat completions over HTTP, JSON and SSE.
+"""Language model providers on the loopback interface: OpenAI, Anthropic, Gemini and Ollama over HTTP and SSE.
 
     with Provider() as provider:
         provider.replies(lambda request: Reply("[[ ## answer ## ]]\\n42\\n\\n[[ ## completed ## ]]"))
         ... LmSpec(model="openai/gpt-4o-mini", api_base=provider.url, api_key="sk-test-0123456789abcdef") ...
         assert provider.requests[0].headers["authorization"] == "Bearer sk-test-0123456789abcdef"
 
-It runs in a thread of its own, on an ephemeral port, with the standard library only.
+The path of a request says whose format it is in; :meth:`Provider.address` has the ``api_base`` of each. The
+server runs in a thread of its own, on an ephemeral port, with the standard library only.
 """
 
 from __future__ import annotations
@@ -16,74 +17,57 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any
+
+from tests.support.provider_formats import OLLAMA_ROOT, TOKENS, format_of
+from tests.support.provider_http import Chunked, Reader, head, is_set
+from tests.support.provider_replies import (
+    BAD_REQUEST,
+    CONTEXT_LENGTH,
+    NOT_FOUND,
+    QUOTA,
+    SERVER_ERROR,
+    UNAUTHORIZED,
+    UNAVAILABLE,
+    Reply,
+    failure,
+    rate_limit,
+)
+from tests.support.provider_requests import Recorded
+
+__all__ = [
+    "BAD_REQUEST",
+    "CONTEXT_LENGTH",
+    "MODELS",
+    "NOT_FOUND",
+    "QUOTA",
+    "SERVER_ERROR",
+    "UNAUTHORIZED",
+    "UNAVAILABLE",
+    "WAIT_S",
+    "Answer",
+    "Provider",
+    "Recorded",
+    "Reply",
+    "echo",
+    "failure",
+    "formatted",
+    "rate_limit",
+]
 
 WAIT_S = 20.0
 
 
-@dataclass
-class Recorded:
-    """A request as it came: header names in lower case, the body decoded if it is JSON."""
-
-    number: int
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: Any
-
-    @property
-    def user(self) -> str:
-        """The text of the last user message."""
-        messages = self.body.get("messages", []) if isinstance(self.body, dict) else []
-        content = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        if isinstance(content, str):
-            return content
-        return "".join(part.get("text", "") for part in content)
-
-
-@dataclass
-class Reply:
-    """What to do with a request. Times in seconds; ``cut_after``: bytes of the body before the line dies."""
-
-    text: str = ""
-    status: int = 200
-    error: dict[str, Any] | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    delay_s: float = 0.0
-    hang: bool = False
-    cut_after: int | None = None
-    token_delay_s: float = 0.0
-    hang_after_tokens: int | None = None
-    usage: tuple[int, int] = (11, 7)
-    reasoning: str | None = None
-    raw: bytes | None = None
-
+#: A model of each provider, with native function calling by DSPy's tables: a parametrization.
+MODELS = {
+    "openai": "openai/gpt-4o-mini",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash",
+    "ollama_chat": "ollama_chat/llama3.1",
+}
 
 Answer = Callable[[Recorded], Reply]
-
-
-def failure(status: int, message: str = "No.", *, code: str | None = None, **settings: Any) -> Reply:
-    """An error in OpenAI's shape."""
-    return Reply(status=status, error={"message": message, "type": "error", "code": code}, **settings)
-
-
-UNAUTHORIZED = failure(401, "Incorrect API key provided.", code="invalid_api_key")
-QUOTA = failure(429, "You exceeded your current quota.", code="insufficient_quota")
-CONTEXT_LENGTH = failure(
-    400, "This model's maximum context length is 10 tokens.", code="context_length_exceeded"
-)
-BAD_REQUEST = failure(400, "Unsupported value.", code="invalid_value")
-NOT_FOUND = failure(404, "The model `nope` does not exist.", code="model_not_found")
-SERVER_ERROR = failure(500, "The server had an error.")
-UNAVAILABLE = failure(503, "Overloaded.")
-
-
-def rate_limit(retry_after: str) -> Reply:
-    """429 with a ``Retry-After`` header."""
-    return failure(429, "Slow down.", code="rate_limit_exceeded", headers={"Retry-After": retry_after})
 
 
 def echo(request: Recorded) -> Reply:
@@ -125,12 +109,25 @@ class Provider:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="provider", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gates: dict[threading.Event, asyncio.Task[None]] = {}
         self.port = 0
 
     @property
     def url(self) -> str:
-        """What to pass as ``api_base``."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        """What to pass as ``api_base`` for OpenAI's models."""
+        return self.address("openai")
+
+    def address(self, provider: str) -> str:
+        """What to pass as ``api_base`` for the models of a provider, by DSPy's own engine."""
+        root = f"http://127.0.0.1:{self.port}"
+        match provider:
+            case "openai" | "anthropic":
+                return f"{root}/v1"
+            case "gemini":
+                return f"{root}/v1beta"
+            case "ollama" | "ollama_chat":
+                return f"{root}{OLLAMA_ROOT}/v1"
+        raise ValueError(f"no address for {provider!r}")
 
     def replies(self, answer: Answer | Reply) -> None:
         """Answer with ``answer(request)``, or always the same, from now on."""
@@ -162,24 +159,29 @@ class Provider:
         self._loop.run_until_complete(self._listen())
         self._started.set()
         self._loop.run_forever()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._gates.values()]
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         assert self._server is not None
         self._server.close()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(Reader(loop=self._loop), self._accept, loop=self._loop)
+
+        self._server = await self._loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(reader, Reader)
         task = self._loop.create_task(self._connection(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connection(self, reader: Reader, writer: asyncio.StreamWriter) -> None:
         self._count(1)
         try:
             while (request := await self._read(reader)) is not None:
@@ -198,10 +200,10 @@ class Provider:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _or_gone(self, reader: asyncio.StreamReader, serving: Any) -> bool:
+    async def _or_gone(self, reader: Reader, serving: Any) -> bool:
         """Serve until done or until the client has closed the connection; whether it goes on."""
         task = asyncio.ensure_future(serving)
-        gone = asyncio.ensure_future(_closed(reader))
+        gone = asyncio.ensure_future(reader.gone.wait())
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             return bool(task.result()) if task.done() else False
@@ -234,29 +236,59 @@ class Provider:
         await asyncio.sleep(reply.delay_s)
         if reply.hang:
             await asyncio.Event().wait()
-        streamed = isinstance(request.body, dict) and request.body.get("stream") and reply.error is None
-        if streamed and reply.raw is None:
+        if request.streamed and reply.error is None and reply.raw is None:
             return await self._stream(request, reply, writer)
-        body = reply.raw if reply.raw is not None else json.dumps(_body(request, reply)).encode()
-        writer.write(_head(reply, "application/json", f"Content-Length: {len(body)}"))
+        if reply.gate is not None:
+            await self._opened(reply.gate)
+        body = reply.raw
+        if body is None:
+            form = format_of(request.path)
+            body = json.dumps(
+                form.body(request, reply) if reply.error is None else form.error(reply)
+            ).encode()
+        writer.write(head(request, reply, "application/json", f"Content-Length: {len(body)}"))
         writer.write(body if reply.cut_after is None else body[: reply.cut_after])
         await writer.drain()
         return reply.cut_after is None
 
     async def _stream(self, request: Recorded, reply: Reply, writer: asyncio.StreamWriter) -> bool:
-        writer.write(_head(reply, "text/event-stream", "Connection: close"))
-        sent = 0
-        for number, event in enumerate(_events(request, reply)):
-            data = f"data: {event}\n\n".encode()
-            if reply.cut_after is not None and sent + len(data) > reply.cut_after:
-                return False
-            if reply.hang_after_tokens is not None and number > reply.hang_after_tokens:
+        """Send the events: each token when it is due, what need not wait in as few writes as may be."""
+        events = list(format_of(request.path).events(request, reply))
+        out = Chunked(writer, reply.cut_after)
+        writer.write(head(request, reply, "text/event-stream", "Transfer-Encoding: chunked"))
+        start, tokens, texts, gate = self._loop.time(), 0, 0, reply.gate
+        for kind, data in events:
+            if kind != "frame" and tokens == reply.hang_after_tokens:
+                await out.flush()
                 await asyncio.Event().wait()
-            sent += len(data)
-            writer.write(data)
-            await writer.drain()
-            await asyncio.sleep(reply.token_delay_s)
-        return False
+            if gate is not None and kind in ("text", "call", "end") and texts >= (reply.gate_after or 0):
+                await out.flush()
+                shut = self._loop.time()
+                await self._opened(gate)
+                start, gate = start + self._loop.time() - shut, None
+            paced = bool(reply.token_delay_s) and kind in TOKENS
+            if paced:
+                # Due by the schedule, whatever the tokens before took: a busy server does not slow down.
+                wait = start + (tokens + 1) * reply.token_delay_s - self._loop.time()
+                if wait > 0:
+                    await out.flush()
+                    await asyncio.sleep(wait)
+            if not out.add(data):
+                await out.flush()
+                return False
+            tokens += kind in TOKENS
+            texts += kind == "text"
+            if paced or out.full:
+                await out.flush()
+        await out.end()
+        return True
+
+    async def _opened(self, gate: threading.Event) -> None:
+        """Wait for an event of threads, looking once for all the requests that wait for the same."""
+        looking = self._gates.get(gate)
+        if looking is None or looking.done():
+            looking = self._gates[gate] = self._loop.create_task(is_set(gate))
+        await asyncio.shield(looking)
 
     def _count(self, change: int) -> None:
         with self._changed:
@@ -269,49 +301,3 @@ class Provider:
             self.at_once += change
             self.most_at_once = max(self.most_at_once, self.at_once)
             self._changed.notify_all()
-
-
-async def _closed(reader: asyncio.StreamReader) -> None:
-    """Return when the peer has closed. The stream's buffer is left alone: it may hold the next request."""
-    while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - a StreamReader tells nobody
-        await asyncio.sleep(0.005)
-
-
-def _head(reply: Reply, kind: str, framing: str) -> bytes:
-    reason = HTTPStatus(reply.status).phrase
-    extra = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
-    start = f"HTTP/1.1 {reply.status} {reason}\r\nContent-Type: {kind}\r\nx-request-id: req-test\r\n"
-    return f"{start}{framing}\r\n{extra}\r\n".encode("latin-1")
-
-
-def _usage(reply: Reply) -> dict[str, int]:
-    inputs, outputs = reply.usage
-    return {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
-
-
-def _frame(request: Recorded, kind: str) -> dict[str, Any]:
-    model = request.body.get("model", "?") if isinstance(request.body, dict) else "?"
-    return {"id": f"chatcmpl-{request.number}", "object": kind, "created": 1, "model": model}
-
-
-def _body(request: Recorded, reply: Reply) -> dict[str, Any]:
-    if reply.error is not None:
-        return {"error": reply.error}
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
-    if reply.reasoning is not None:
-        message["reasoning_content"] = reply.reasoning
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return {**_frame(request, "chat.completion"), "choices": choices, "usage": _usage(reply)}
-
-
-def _events(request: Recorded, reply: Reply) -> list[str]:
-    frame = _frame(request, "chat.completion.chunk")
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"reasoning_content": token} for token in re.findall(r"\s*\S+|\s+", reply.reasoning or "")]
-    deltas += [{"content": token} for token in re.findall(r"\s*\S+|\s+", reply.text)]
-    events: list[Any] = [
-        {**frame, "choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas
-    ]
-    events.append({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    events.append({**frame, "choices": [], "usage": _usage(reply)})
-    return [*map(json.dumps, events), "[DONE]"]
