@@ -62,15 +62,22 @@ def redact_secrets(text: str) -> str:
 def scrub(value: Any) -> Any:
     """``value`` with every string in its dicts and lists passed through :func:`redact`.
 
-    What stands under ``path`` says where in the request something is: it is for machines, and stays.
+    What stands under ``path`` says where in the request something is: it is for machines, and stays. A
+    model's words, under ``raw``, keep their paths: they are not this machine's.
     """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {key: item if key == "path" else scrub(item) for key, item in value.items()}
+        return {key: _scrub_member(key, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [scrub(item) for item in value]
     return value
+
+
+def _scrub_member(key: Any, value: Any) -> Any:
+    if key == "path":
+        return value
+    return redact_secrets(value) if key == "raw" and isinstance(value, str) else scrub(value)
 
 
 def _shorten(match: re.Match[str]) -> str:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from bridge.options import ServeOptions
 
 #: The modules that register the built-in commands, in the order ``ready`` lists them.
-MODULES = ("bridge.commands.core", "bridge.commands.configure", "bridge.commands.predict")
+MODULES = (
+    "bridge.commands.core",
+    "bridge.commands.configure",
+    "bridge.commands.predict",
+    "bridge.commands.stream_predict",
+    "bridge.commands.chain_of_thought",
+)
 
 
 def preload(options: ServeOptions) -> None:

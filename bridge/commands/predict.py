@@ -101,7 +101,8 @@ async def stream_predict_batch(
 
         assert args.signature is not None  # _check
         compiled = runtime.signatures.compile(args.signature)
-        module = predictor.make_module(args.module, compiled)
+        effort = args.config.reasoning_effort if args.config else None
+        module = predictor.make_module(args.module, compiled, lease, effort)
         runner = predictor.ItemRunner(
             module,
             compiled,

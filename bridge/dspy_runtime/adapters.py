@@ -87,18 +87,24 @@ _CLASSES: dict[str, type[ChatAdapter]] = {
     "json": FastJSONAdapter,
     "xml": FastXMLAdapter,
 }
-_instances: dict[str, Adapter] = {}
+_instances: dict[tuple[str, bool], Adapter] = {}
 
 
-def adapter(name: str) -> Adapter:
+def adapter(name: str, *, native_tools: bool = False) -> Adapter:
     """The shared adapter ``chat``, ``json`` or ``xml``.
+
+    ``native_tools``: one that offers tools by the LM's own means, if the LM has them. (The JSON adapter
+    always does.)
 
     Raises:
         KeyError: there is none of that name.
     """
-    if name not in _instances:
-        _instances[name] = _CLASSES[name]()
-    return _instances[name]
+    key = (name, native_tools)
+    if key not in _instances:
+        _instances[key] = (
+            _CLASSES[name](use_native_function_calling=True) if native_tools else _CLASSES[name]()
+        )
+    return _instances[key]
 
 
 def _sections(signature: type[Signature], inputs: dict[str, Any]) -> list[str]:

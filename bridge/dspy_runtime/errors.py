@@ -12,6 +12,8 @@ import pydantic
 from bridge.errors import BridgeError, Code, from_exception
 
 MAX_MESSAGE_CHARS = 500
+#: Of an answer that could not be read, kept in ``details.raw``.
+MAX_RAW_CHARS = 100_000
 
 # Specific classes before their parents.
 _CODES: tuple[tuple[type[Exception], Code], ...] = (
@@ -57,14 +59,18 @@ def not_configured(message: str = "No language model is configured.") -> BridgeE
 def to_bridge_error(error: BaseException, lm: Mapping[str, Any] | None = None) -> BridgeError:
     """The error a host is told for ``error``, raised by a DSPy program or an LM; its cause is ``error``.
 
-    ``details`` holds ``model``, ``provider``, ``status`` and ``request_id`` as far as they are known. ``lm``
-    says ``model`` and ``provider`` as the host knows them, for whatever is the LM's fault.
+    ``details`` holds ``model``, ``provider``, ``status`` and ``request_id`` as far as they are known, ``raw``
+    for an answer that could not be read, and ``streamed`` when the LM failed midway: how many characters of
+    each field were sent and are void. ``lm`` says ``model`` and ``provider`` as the host knows them, for
+    whatever is the LM's fault.
     """
     found = _translated(error)
     if found is not error:
         found.__cause__ = error
     if lm is not None and found.code.startswith("lm_"):
         found.details = {**(found.details or {}), **lm}
+    if streamed := getattr(error, "streamed", None):
+        found.details = {**(found.details or {}), "streamed": streamed}
     return found
 
 
@@ -111,7 +117,10 @@ def _retryable(error: dspy.DSPyError, code: Code) -> bool | None:
 
 def _details(error: dspy.DSPyError) -> dict[str, Any]:
     names = ("model", "provider", "status", "request_id")
-    return {name: value for name in names if (value := getattr(error, name, None)) is not None}
+    details = {name: value for name in names if (value := getattr(error, name, None)) is not None}
+    if isinstance(error, dspy.AdapterParseError) and isinstance(error.lm_response, str):
+        details["raw"] = error.lm_response[:MAX_RAW_CHARS]
+    return details
 
 
 def _retry_after_ms(seconds: Any) -> int | None:

@@ -7,7 +7,7 @@ import difflib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,7 +44,9 @@ class InternedLm:
         #: It lost its last name and nobody asked for it since: closed rather than kept for later.
         self.retired = False
         self._options = options
+        # One object per so many calls at the same time, and how many each has.
         self._lanes: list[dspy.LM] = [lm_build.build(spec, options)]
+        self._used = [0]
         # A key that was given as a model's name must not be told, nor a part of it.
         self.model = redact_secrets(spec.model)
         self.provider = lm_build.provider_of(self.model)
@@ -52,17 +54,24 @@ class InternedLm:
 
     @property
     def lm(self) -> dspy.LM:
-        """The LM; the first one, if many connections need several."""
+        """The LM, to ask about; calls are made with that of a :meth:`connection`."""
         return self._lanes[0]
 
-    def lane(self, call: int) -> dspy.LM:
-        """The LM for the ``call``-th of calls made at the same time, so that none waits for a connection."""
+    @contextmanager
+    def connection(self) -> Iterator[dspy.LM]:
+        """The LM to make one call at a time with, so that no call waits for another's connection."""
         if not self._pooled:
-            return self._lanes[0]
-        index = call // CONNECTIONS_PER_LM
-        while len(self._lanes) <= index:
+            yield self._lanes[0]
+            return
+        index = next((i for i, used in enumerate(self._used) if used < CONNECTIONS_PER_LM), len(self._used))
+        if index == len(self._lanes):
             self._lanes.append(lm_build.build(self.spec, self._options))
-        return self._lanes[index]
+            self._used.append(0)
+        self._used[index] += 1
+        try:
+            yield self._lanes[index]
+        finally:
+            self._used[index] -= 1
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -83,8 +92,12 @@ class Lease:
 
     @property
     def lm(self) -> dspy.LM:
-        """The LM to run with."""
+        """The LM, to ask about."""
         return self.interned.lm
+
+    def connection(self) -> AbstractContextManager[dspy.LM]:
+        """See :meth:`InternedLm.connection`."""
+        return self.interned.connection()
 
     @property
     def terminal_fields(self) -> dict[str, Any]:

@@ -18,19 +18,51 @@ if TYPE_CHECKING:
     from bridge.dspy_runtime.runtime import Runtime
     from bridge.dspy_runtime.signatures import CompiledSignature
 
-MODULES = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
+#: The field that a chain of thought puts before the outputs.
+REASONING = "reasoning"
+# OpenAI's chat completions do not tell thoughts, and DSPy does not ask Gemini for them.
+_SILENT_THINKERS = frozenset({"openai", "azure", "gemini"})
 
 
-def make_module(name: str, compiled: CompiledSignature) -> dspy.Module:
-    """A program of one predictor.
+def make_module(
+    name: str, compiled: CompiledSignature, lease: Lease | None = None, effort: str | None = None
+) -> dspy.Module:
+    """A program of one predictor, ``predict`` or ``chain_of_thought``.
+
+    A chain of thought over an LM that is asked to think (``effort``, or its own ``reasoning_effort``) and
+    tells its thoughts has these as its reasoning. One over a signature that has ``reasoning`` among its
+    outputs adds none.
 
     Raises:
-        BridgeError: the signature has a field that the module adds itself.
+        BridgeError: ``reasoning`` is an input, or the only output.
     """
-    if name == "chain_of_thought" and "reasoning" in compiled.signature.fields:
-        raise invalid_args('chain_of_thought adds the field "reasoning" itself.', "$.args.signature")
-    module: dspy.Module = MODULES[name](compiled.signature)
+    signature = compiled.signature
+    module: dspy.Module
+    if name == "predict":
+        module = dspy.Predict(signature)
+        return module
+    if REASONING in signature.input_fields or [*signature.output_fields] == [REASONING]:
+        raise invalid_args(
+            'A chain of thought fills the output field "reasoning" before the others: it can not be an '
+            "input, nor the only output.",
+            "$.args.signature",
+        )
+    if REASONING in signature.output_fields:
+        module = dspy.Predict(signature)
+    elif lease is not None and thinks(lease, effort):
+        module = dspy.ChainOfThought(signature, rationale_field_type=dspy.Reasoning)
+    else:
+        module = dspy.ChainOfThought(signature)
     return module
+
+
+def thinks(lease: Lease, effort: str | None) -> bool:
+    """Whether the LM is asked to think natively, and will tell its thoughts."""
+    effort = effort or lease.lm.kwargs.get("reasoning_effort")
+    if effort is None or effort == "none":
+        return False
+    silent = lease.interned.provider in _SILENT_THINKERS and lease.lm.model_type == "chat"
+    return not silent and bool(lease.lm.supports_reasoning)
 
 
 def settings(runtime: Runtime, lease: Lease) -> dict[str, Any]:
@@ -67,12 +99,15 @@ class ItemRunner:
         self.unfinished = no_usage()
 
     def worker(self, number: int, batch: Batch) -> Coroutine[Any, Any, None]:
-        """The worker ``number`` of ``batch``; the number says which of the LM's connections it uses."""
-        return self._work(self._lease.interned.lane(number), batch)
+        """The worker ``number`` of ``batch``."""
+        return self._work(batch)
 
-    async def _work(self, lm: Any, batch: Batch) -> None:
+    async def _work(self, batch: Batch) -> None:
         usage = CallUsage()
-        with dspy.context(**{**self._context, "lm": lm, "usage_tracker": usage}):
+        with (
+            self._lease.connection() as lm,
+            dspy.context(**{**self._context, "lm": lm, "usage_tracker": usage}),
+        ):
             try:
                 while (index := await batch.next_index()) is not None:
                     batch.finish(await self._run(index, usage))

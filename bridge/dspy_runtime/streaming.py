@@ -37,6 +37,9 @@ MAX_DEPTH: Final = 100
 class Listener(Protocol):
     """Who is told what one predictor's calls bring."""
 
+    async def started(self) -> None:
+        """A call begins."""
+
     async def event(self, kind: Kind, field: str, text: str) -> None:
         """See :class:`Kind`."""
 
@@ -81,6 +84,7 @@ class FieldStream:
         if listener is None:
             with dspy.context(send_stream=None):
                 return await _acall(adapter, lm, settings, signature, demos, inputs)
+        await listener.started()
         call = _Call(listener, adapter, signature)
         try:
             return await call.run(lm, settings, demos, inputs)

@@ -139,9 +139,11 @@ class AsyncRunner:
             self.answer(call_id, error)
 
     async def emit(self, payload: Any) -> None:
-        await self._clear_way()
-        self._stream.chunk(payload, self._home.outbox.buffer)
-        self._home.outbox.touch()
+        stream, outbox = self._stream, self._home.outbox
+        if outbox.full or (stream.credit is not None and stream.credit <= 0):
+            await self._clear_way()
+        if stream.chunk(payload, outbox.buffer) >= FLUSH_BYTES or not outbox.scheduled:
+            outbox.touch()
 
     async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
         if self._no_answers is not None:

@@ -72,6 +72,9 @@ class Told:
         self.thoughts = ""
         self.restarts = 0
 
+    async def started(self) -> None:
+        pass
+
     async def event(self, kind: Kind, field: str, text: str) -> None:
         assert field not in self.done
         if kind is Kind.DELTA:
