@@ -9,11 +9,13 @@ keywords, and these where they would not be enforced, are refused.
 
 from __future__ import annotations
 
+import json
 import keyword
 import types
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 import pydantic
+from dspy.adapters.utils import get_annotation_name
 
 from bridge.dspy_runtime.json_keywords import (
     BOUNDS,
@@ -47,6 +49,8 @@ _REMARKS = {
     "writeOnly",
 }
 KEYWORDS = frozenset(SHAPE | _REMARKS)
+# Marks what may be left out but not be null. Models write null for it all the same.
+_ABSENT = "absent rather than null"
 # What tells a JSON Schema from {"desc": …}.
 _TELLING = SHAPE - set(BOUNDS) - {"format"} | {"$defs"}
 
@@ -62,11 +66,12 @@ class SchemaModel(pydantic.BaseModel):
 def to_plain(value: Any) -> Any:
     """``value`` with every model made here as an object of the schema's properties, absent ones left out."""
     if isinstance(value, SchemaModel):
-        found = {
-            field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()
+        kept = {
+            field.alias or name: to_plain(item)
+            for name, field in type(value).model_fields.items()
+            if (item := getattr(value, name)) is not None
+            or (name in value.model_fields_set and _ABSENT not in field.metadata)
         }
-        given = {type(value).model_fields[name].alias or name for name in _given_fields(value)}
-        kept = {name: to_plain(item) for name, item in found.items() if item is not None or name in given}
         return kept | {name: to_plain(item) for name, item in (value.model_extra or {}).items()}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
@@ -119,6 +124,50 @@ def default(value: Any, kind: Any) -> Any:
         raise ValueError(f"the default {str(value)[:80]!r} does not fit the schema") from None
 
 
+def named(kind: Any) -> Any:
+    """``kind`` as it can stand inside other types: DSPy prints those with all there is to Annotated ones."""
+    if get_origin(kind) is not Annotated:
+        return kind
+
+    def core_schema(cls: Any, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        return handler.generate_schema(kind)
+
+    members = {"__get_pydantic_core_schema__": classmethod(core_schema), "__module__": __name__}
+    return type(get_annotation_name(get_args(kind)[0]), (), members)
+
+
+def lenient(kind: Any) -> Any:
+    """``kind``, a Literal, so that it takes its members in other words, too.
+
+    XML has nothing but texts, and what looks like a number reaches unions as one.
+    """
+    members = get_args(kind)
+    meant: dict[tuple[type, Any], Any] = {}
+    for member in members:
+        for other in _other_words(member):
+            if other not in members:
+                meant.setdefault((type(other), other), member)
+    if not meant:
+        return kind
+
+    def read(value: Any) -> Any:
+        return meant.get((type(value), value), value) if isinstance(value, (str, float, int)) else value
+
+    return Annotated[kind, pydantic.BeforeValidator(read)]
+
+
+def _other_words(member: Any) -> tuple[Any, ...]:
+    if member is None:
+        return "", "null", "None"
+    if not isinstance(member, str):
+        return str(member), str(member).lower()
+    try:
+        value = json.loads(member)
+    except ValueError:
+        return ()
+    return (value,) if isinstance(value, (float, int)) else ()
+
+
 class _Reader:
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
@@ -140,7 +189,7 @@ class _Reader:
             raise ValueError("nullable must be true or false")
         check_together(schema)
         found = self._core(schema, name, refs, depth)
-        return Optional[found] if schema.get("nullable") is True else found  # noqa: UP045 - built at run time
+        return Optional[named(found)] if schema.get("nullable") is True else found  # noqa: UP045 - built at run time
 
     def _core(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         if "$ref" in schema:
@@ -183,7 +232,7 @@ class _Reader:
             raise ValueError("allOf of several schemas is not supported")
         names = [name] if len(choices) == 1 else [f"{name}{number}" for number in range(1, len(choices) + 1)]
         read = [self.read(choice, each, refs, depth + 1) for choice, each in zip(choices, names, strict=True)]
-        return Union[tuple(read)]  # noqa: UP007 - built at run time
+        return read[0] if len(read) == 1 else Union[tuple(map(named, read))]  # noqa: UP007 - built at run time
 
     def _array(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         if "prefixItems" in schema:
@@ -194,9 +243,9 @@ class _Reader:
             if schema.get("items", False) is not False or sizes != {len(prefix)}:
                 raise ValueError("with prefixItems an array has exactly these items")
             read = [self.read(each, f"{name}{i}", refs, depth + 1) for i, each in enumerate(prefix)]
-            return types.GenericAlias(tuple, tuple(read))
+            return types.GenericAlias(tuple, tuple(map(named, read)))
         item = self.read(schema.get("items", {}), f"{name}Item", refs, depth + 1)
-        return bounded(types.GenericAlias(list, (item,)), schema)
+        return bounded(types.GenericAlias(list, (named(item),)), schema)
 
     def _object(self, schema: dict[str, Any], name: str, refs: tuple[str, ...], depth: int) -> Any:
         properties, required = schema.get("properties", {}), schema.get("required", [])
@@ -207,7 +256,7 @@ class _Reader:
             raise ValueError(f"required names {missing[0]!r}, which is no property")
         inner = Any if extra in (None, True, False) else self.read(extra, f"{name}Value", refs, depth + 1)
         if not properties:
-            found = types.GenericAlias(dict, (str, inner))
+            found = types.GenericAlias(dict, (str, named(inner)))
             return Annotated[found, pydantic.Field(max_length=0)] if extra is False else found
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
@@ -227,10 +276,6 @@ def _with_extra(kind: Any) -> type[SchemaModel]:
     return type("Extra", (SchemaModel,), {**members, "__module__": __name__})
 
 
-def _given_fields(value: pydantic.BaseModel) -> set[str]:
-    return value.model_fields_set & set(type(value).model_fields)
-
-
 def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
     about = schema if isinstance(schema, dict) else {}
     description = about.get("description") or about.get("desc")
@@ -243,7 +288,16 @@ def _field(key: str, schema: Any, read: Any, required: bool) -> tuple[Any, Any]:
     if "default" in about:
         return read, pydantic.Field(default=given, **settings)
     optional = Optional[read]  # noqa: UP045 - built at run time
-    return optional, pydantic.Field(default=None, **settings)
+    kind = optional if _takes_null(read) else Annotated[optional, _ABSENT]
+    return kind, pydantic.Field(default=None, **settings)
+
+
+def _takes_null(kind: Any) -> bool:
+    try:
+        pydantic.TypeAdapter(kind).validate_python(None)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 def _literal(schema: dict[str, Any]) -> Any:
@@ -257,7 +311,7 @@ def _literal(schema: dict[str, Any]) -> Any:
     if not all(value is None or isinstance(value, (str, int)) for value in values):
         raise ValueError("enum and const take strings, whole numbers, booleans and null")
     check_enum(values, schema)
-    return Literal[tuple(values)]
+    return lenient(Literal[tuple(values)])
 
 
 def _implied(schema: dict[str, Any]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import json
 import keyword
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import dspy
 import msgspec
@@ -19,6 +18,7 @@ from dspy.adapters.utils import annotation_allows_none
 
 from bridge.dspy_runtime import json_keywords, json_schema
 from bridge.dspy_runtime.errors import first_problem
+from bridge.dspy_runtime.media import member, readers
 from bridge.dspy_runtime.signature_text import split_field, split_signature
 from bridge.dspy_runtime.specs import SignatureSpec
 from bridge.dspy_runtime.type_text import parse_type
@@ -51,6 +51,9 @@ class CompiledSignature:
         self._bounded = {
             name: full_type(field) for name, field in signature.output_fields.items() if field.metadata
         }
+        self._readers = readers(
+            self._types, {name: field.annotation for name, field in signature.fields.items()}
+        )
         self._validators: dict[str, pydantic.TypeAdapter[Any]] = {}
         self._defaults = {
             name: field.default for name, field in signature.input_fields.items() if not field.is_required()
@@ -78,9 +81,9 @@ class CompiledSignature:
                 raise invalid_args(f"The input field {name!r} is missing.", f"{path}.{name}")
             value = inputs[name]
             if kind is str and type(value) is str:
-                coerced[name] = value if _MARKER not in value else _defused(value)
+                coerced[name] = value if _MARKER not in value else defused(value)
             else:
-                coerced[name] = self._convert(name, _defused(value), path)
+                coerced[name] = self._convert(name, defused(value), path)
         if not inputs.keys() <= self._types.keys():
             self._refuse_unknown(inputs, path)
         return coerced
@@ -113,6 +116,11 @@ class CompiledSignature:
         return validator
 
     def _convert(self, name: str, value: Any, path: str) -> Any:
+        if name in self._readers:
+            if value is not None:
+                value = self._readers[name](value, f"{path}.{name}")
+            elif self._types[name] is dspy.History and name in self._defaults:
+                value = self._defaults[name]
         try:
             return self._validator(name, self._types[name]).validate_python(value)
         except pydantic.ValidationError as error:
@@ -128,7 +136,7 @@ class CompiledSignature:
             if name not in self._types:
                 near = difflib.get_close_matches(name, self._types, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(self._types)}."
-                raise invalid_args(f"Unknown input field {name[:200]!r}.{hint}", _member(path, name))
+                raise invalid_args(f"Unknown input field {name[:200]!r}.{hint}", member(path, name))
 
 
 def full_type(field: pydantic.fields.FieldInfo) -> Any:
@@ -237,12 +245,15 @@ def _described(name: str, described: Any, path: str, is_input: bool) -> tuple[An
         kind, settings = _read(name, described)
         if "default" in settings and not is_input:
             raise ValueError("an output field has no default")
+        if is_input and kind == Optional[dspy.History]:  # noqa: UP045 - made at run time, too
+            # DSPy makes turns of a field only if it is a History and nothing else.
+            return dspy.History, {**settings, "default": dspy.History(messages=[])}
         return kind, settings
     except ValueError as error:
         reason = str(error)
     except RecursionError:
         reason = "the type is nested too deeply"
-    where = path if path == _PATH else _member(path, name)
+    where = path if path == _PATH else member(path, name)
     raise BridgeError(
         f"The field {name!r}: {reason}.", code=Code.INVALID_ARGS, details={"path": where, "field": name}
     )
@@ -302,7 +313,7 @@ def _check_name(name: str, fields: dict[str, Any], path: str) -> None:
     elif name in fields:
         problem = f"The field {name!r} is there twice."
     if problem:
-        where = path if path == _PATH or not name else _member(path, name)
+        where = path if path == _PATH or not name else member(path, name)
         raise BridgeError(problem, code=Code.INVALID_ARGS, details={"path": where, "field": name[:80]})
 
 
@@ -322,15 +333,12 @@ def _buildable(name: str) -> bool:
         return False
 
 
-def _defused(value: Any) -> Any:
+def defused(value: Any) -> Any:
+    """``value`` with its texts changed so that DSPy reads no media out of them."""
     if isinstance(value, str):
         return value.replace(_MARKER, _HARMLESS)
     if isinstance(value, list):
-        return [_defused(item) for item in value]
+        return [defused(item) for item in value]
     if isinstance(value, dict):
-        return {_defused(key): _defused(item) for key, item in value.items()}
+        return {defused(key): defused(item) for key, item in value.items()}
     return value
-
-
-def _member(path: str, name: str) -> str:
-    return f"{path}.{name}" if name.isidentifier() else f"{path}[{json.dumps(name[:80])}]"

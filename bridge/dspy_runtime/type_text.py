@@ -14,6 +14,8 @@ from typing import Any, Literal, Optional, Union
 
 import dspy
 
+from bridge.dspy_runtime.json_schema import lenient, named
+
 MAX_TYPE_CHARS = 2_000
 MAX_DEPTH = 16
 
@@ -92,7 +94,8 @@ def _subscript(node: ast.Subscript, depth: int) -> Any:
     arguments = [*node.slice.elts] if isinstance(node.slice, ast.Tuple) else [node.slice]
     base = node.value.id if isinstance(node.value, ast.Name) else ast.unparse(node.value)
     if base == "Literal":
-        return Literal[tuple(_literal(argument) for argument in arguments)]
+        kind: Any = Literal[tuple(_literal(argument) for argument in arguments)]
+        return named(lenient(kind)) if depth else kind  # DSPy itself reads those that stand alone
     if base in ("Code", "dspy.Code"):
         return _code(arguments)
     build = _generic(_ALIASES.get(base, base), arguments, depth + 1)
