@@ -103,8 +103,16 @@ class Context:
         """
         await self._host.emit(chunk)
 
+    def new_call_id(self) -> str:
+        """A ``call_id`` for something that the host need not answer; if it does, that counts as late."""
+        call_id = self._stream.calls.issue()
+        self._stream.calls.drop(call_id)
+        return call_id
+
     async def ask(self, chunk: Mapping[str, Any], *, timeout_s: float | None = None) -> Any:
         """Send ``chunk`` with a ``call_id`` and wait for the host's ``tool_result``.
+
+        A ``call_id`` from :meth:`new_call_id` that is in ``chunk`` is used, otherwise there is a new one.
 
         :returns: the result's ``value``.
         :raises BridgeError: ``tool_error`` when the host answered with an error or can not answer any

@@ -12,6 +12,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     framing: str = "lines"
     commands: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    #: Pairs of a server's name and the words that start it.
+    mcp: tuple[tuple[str, tuple[str, ...]], ...] = ()
     log_level: str = "warning"
     log_format: str = "json"
     log_file: str | None = None

@@ -13,6 +13,7 @@ from bridge.options import ServeOptions
 from bridge.registry import RegistrationError, Registry, default, load_module
 from bridge.secrets import remember_environment
 from bridge.telemetry import LogWriter, say, set_up_logging
+from bridge.tool_modules import tool_functions
 
 USAGE = 2
 
@@ -23,6 +24,7 @@ def start_worker(words: list[str], stdin: int, stdout: int) -> int:
         options = parse_serve(words)
         logs = _set_up(options)
         registry = load_commands(options)
+        tool_functions(options.tools)
     except (Usage, RegistrationError) as error:
         say(f"dspy-bridge: {error}")
         return USAGE

@@ -59,11 +59,31 @@ def _pace(text: str) -> float:
     return value
 
 
+_NAME_CHARS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+
+
 def module_name(text: str) -> str:
-    """The value of ``--commands``."""
+    """The value of ``--commands`` and ``--tools``."""
     if not text:
         raise WrongValue("give the name of a module")
     return text
+
+
+def mcp_server(text: str) -> tuple[str, tuple[str, ...]]:
+    """The value of ``--mcp``: the server's name and the words that start it."""
+    import shlex  # only where there are servers
+
+    name, equals, command = text.partition("=")
+    if not equals or not name or name.strip(_NAME_CHARS):
+        right = "NAME=COMMAND with a name of letters, digits, '_' and '-', as in calc='python calc.py'"
+        raise WrongValue(f"give {right}, not the name {name!r}" if equals else f"give {right}")
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise WrongValue(f"the command of {name!r} can not be read as a shell would: {error}") from None
+    if not words or not words[0]:
+        raise WrongValue(f"give a command after '{name}=', as in {name}='python calc.py'")
+    return name, words
 
 
 def _read(kind: type[Number], text: str) -> Number | None:
@@ -99,9 +119,12 @@ FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
     ("grace_ms", "MS", _at_least(0), "how long a drain may take"),
     ("die_with_parent", None, str, "have the kernel kill the worker with the thread that started it"),
     ("no_parent_watch", None, str, "go on when the parent process ends while stdin is open"),
+    ("commands", "MODULE", module_name, "import MODULE for its commands (may be repeated)"),
+    ("tools", "MODULE", module_name, "import MODULE for its tools (may be repeated)"),
+    ("mcp", "NAME=COMMAND", mcp_server, "start COMMAND for the tools of an MCP server (may be repeated)"),
 )
-
-COMMANDS_HELP = "import MODULE for its commands (may be repeated)"
+#: The flags that may be repeated.
+REPEATED = frozenset({"commands", "tools", "mcp"})
 
 
 def parse_serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> ServeOptions:
@@ -116,7 +139,8 @@ def parse_serve(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         name: environ[variable] for variable, name in ENVIRONMENT.items() if environ.get(variable)
     }
     values.update({name: value for name, value in flags.items() if value is not None})
-    values["commands"] = tuple(values.pop("commands", None) or ())
+    values.update({name: tuple(values[name]) for name in REPEATED & values.keys()})
+    check_mcp_names(values.get("mcp", ()))
     values["parent_watch"] = not values.pop("no_parent_watch", False)
     for name, allowed in CHOICES.items():
         if values.get(name, allowed[0]) not in allowed:
@@ -134,11 +158,6 @@ def _quick(argv: Sequence[str]) -> dict[str, Any] | None:
     words = iter(argv)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag == "--commands":
-            if not (module := value if equals else next(words, "")) or module.startswith("-"):
-                return None
-            flags.setdefault("commands", []).append(module)
-            continue
         if flag not in known:
             return None
         name, metavar, kind = known[flag]
@@ -148,10 +167,28 @@ def _quick(argv: Sequence[str]) -> dict[str, Any] | None:
             flags[name] = True
             continue
         try:
-            flags[name] = kind(value if equals else next(words))
+            value = value if equals else next(words)
+            read = kind(value)
         except (WrongValue, StopIteration):
             return None
+        if name not in REPEATED:
+            flags[name] = read
+        elif value.startswith("-"):
+            return None
+        else:
+            flags.setdefault(name, []).append(read)
     return flags
+
+
+def check_mcp_names(servers: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    """Make sure that no two servers have one name.
+
+    :raises Usage: when they have.
+    """
+    names = [name for name, _ in servers]
+    for name in names:
+        if names.count(name) > 1:
+            raise Usage(f"--mcp: two servers have the name {name!r}. Give each a name of its own.")
 
 
 def print_help() -> int:
@@ -169,16 +206,12 @@ def _parser() -> Parser:
         if metavar is None:
             parser.add_argument(flag_of(name), dest=name, action="store_true", default=None, help=text)
             continue
-        if (default := getattr(defaults, name)) not in (None, 0.0):
+        if (default := getattr(defaults, name)) not in (None, 0.0, ()):
             text = f"{text} (default: {default})"
-        parser.add_argument(flag_of(name), dest=name, metavar=metavar, type=told(kind), help=text)
-    parser.add_argument(
-        "--commands",
-        metavar="MODULE",
-        type=told(module_name),
-        action="append",
-        help=COMMANDS_HELP,
-    )
+        action = "append" if name in REPEATED else "store"
+        parser.add_argument(
+            flag_of(name), dest=name, metavar=metavar, type=told(kind), action=action, help=text
+        )
     return parser
 
 

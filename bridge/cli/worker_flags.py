@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from bridge.cli.flags import Parser, told
-from bridge.cli.serve import CHOICES, COMMANDS_HELP, FLAGS, flag_of, module_name
+from bridge.cli.serve import CHOICES, FLAGS, REPEATED, check_mcp_names, flag_of
 
 _PASSED = (
     "model",
@@ -17,6 +18,9 @@ _PASSED = (
     "log_level",
     "log_file",
     "debug",
+    "commands",
+    "tools",
+    "mcp",
 )
 
 
@@ -28,26 +32,28 @@ def add_worker_flags(parser: Parser) -> None:
             continue
         if metavar is None:
             group.add_argument(flag_of(name), action="store_true", help=text)
+        elif name in REPEATED:
+            group.add_argument(flag_of(name), metavar=metavar, type=told(kind), action="append", help=text)
         else:
             group.add_argument(
                 flag_of(name), metavar=metavar, type=told(kind), choices=CHOICES.get(name), help=text
             )
-    group.add_argument(
-        "--commands",
-        metavar="MODULE",
-        type=told(module_name),
-        action="append",
-        help=COMMANDS_HELP,
-    )
 
 
 def worker_flags(namespace: argparse.Namespace) -> list[str]:
-    """The words after ``serve`` that give a worker what ``namespace`` asks for."""
+    """The words after ``serve`` that give a worker what ``namespace`` asks for.
+
+    :raises Usage: when two MCP servers have one name.
+    """
+    check_mcp_names(namespace.mcp or ())
     words: list[str] = []
     for name in _PASSED:
         value = getattr(namespace, name)
         if value is True:
             words.append(flag_of(name))
+        elif name == "mcp":
+            words += [f"--mcp={server}={shlex.join(argv)}" for server, argv in value or ()]
         elif value not in (None, False):
-            words.append(f"{flag_of(name)}={value}")
-    return words + [f"--commands={module}" for module in namespace.commands or ()]
+            values = value if name in REPEATED else [value]
+            words += [f"{flag_of(name)}={one}" for one in values]
+    return words

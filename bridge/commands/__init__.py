@@ -11,6 +11,7 @@ MODULES = (
     "bridge.commands.predict",
     "bridge.commands.stream_predict",
     "bridge.commands.chain_of_thought",
+    "bridge.commands.react",
 )
 
 

@@ -62,7 +62,7 @@ async def stream_chain_of_thought(args: ThoughtArgs, ctx: Context) -> Answer:
     with single.prepared(ctx, runtime, args, inputs, path) as run:
         program = predictor.make_module("chain_of_thought", run.compiled, run.lease, run.effort)
         listener = ThoughtListener(ctx.emit, tokens=args.tokens)
-        prediction = await run(program, {single.single_predictor(program): listener})
+        prediction = await run(program, {single.single_predictor(program): listener}, config=run.config)
         output = single.output(prediction, prediction)
         name = next(name for name in run.compiled.outputs if name != predictor.REASONING)
         return Answer(

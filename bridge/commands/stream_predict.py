@@ -48,5 +48,5 @@ async def stream_predict(args: PredictArgs, ctx: Context) -> PredictionDone:
     with single.prepared(ctx, runtime, args, inputs, path) as run:
         program = predictor.make_module(args.module, run.compiled, run.lease, run.effort)
         listener = TokenListener(ctx.emit, tokens=args.tokens)
-        prediction = await run(program, {single.single_predictor(program): listener})
+        prediction = await run(program, {single.single_predictor(program): listener}, config=run.config)
         return PredictionDone(output=single.output(prediction, prediction), usage=run.usage.usage)

@@ -6,6 +6,7 @@ hold every message against the stock adapters'.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -33,6 +34,9 @@ class _Remembered(ChatAdapter):  # type: ignore[misc] # DSPy is untyped
             return await stream.call(self, lm, lm_kwargs, signature, demos, inputs)
         answers: list[dict[str, Any]] = await super().acall(lm, lm_kwargs, signature, demos, inputs)
         return answers
+
+    def _make_json_adapter_fallback(self) -> Adapter:
+        return _json_again(self.use_native_function_calling)
 
     def format_system_message(self, signature: type[Signature]) -> str:
         key = (signature, signature.__doc__)  # instructions can be assigned to
@@ -71,6 +75,15 @@ class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # as abov
 
     format_user_message_content = FastChatAdapter.format_user_message_content
 
+    def _prepare_response_format(
+        self, lm: Any, lm_kwargs: dict[str, Any], signature: type[Signature]
+    ) -> None:
+        super()._prepare_response_format(lm, lm_kwargs, signature)
+        # DSPy asks for a plain JSON object where it has no schema; Anthropic's API has no such mode, and the
+        # call would be refused. The prompt asks for JSON anyway.
+        if lm_kwargs.get("response_format") == {"type": "json_object"} and lm.model.startswith("anthropic/"):
+            del lm_kwargs["response_format"]
+
 
 class FastXMLAdapter(_Remembered, XMLAdapter):  # type: ignore[misc] # as above
     """:class:`dspy.XMLAdapter`."""
@@ -105,6 +118,12 @@ def adapter(name: str, *, native_tools: bool = False) -> Adapter:
             _CLASSES[name](use_native_function_calling=True) if native_tools else _CLASSES[name]()
         )
     return _instances[key]
+
+
+@functools.cache
+def _json_again(native_tools: bool) -> Adapter:
+    """What asks for JSON when an answer was not in the format it should have been in."""
+    return FastJSONAdapter(use_native_function_calling=native_tools)
 
 
 def _sections(signature: type[Signature], inputs: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ JSON object that needs repair, tags inside a text) it leaves alone: it then says
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import Final
@@ -38,7 +39,7 @@ _HEADER_START: Final = "[[ ## "
 _HEADER_END: Final = " ## ]]"
 
 
-class Reader:
+class Reader(ABC):
     """Common to all formats. ``texts``: the fields whose values are texts and streamed; of the other
     ``fields`` the value is given whole, as ``whole(field, written)`` makes it, when it is complete."""
 
@@ -68,8 +69,9 @@ class Reader:
         self._close()
         return self._taken()
 
+    @abstractmethod
     def _read(self, text: str) -> None:
-        raise NotImplementedError
+        """Take the next piece of the answer."""
 
     def _taken(self) -> list[Event]:
         if self._is_text and self._pieces:

@@ -54,11 +54,29 @@ async def runtime(options: ServeOptions) -> Runtime:
 
 
 def snapshot() -> dict[str, Any]:
-    """What is loaded, for ``stats``: ``{"loaded": bool, "lms": {name: {...}}}``. No secrets."""
+    """What is loaded, for ``stats``: ``{"loaded": bool, "lms": {name: {...}}}``. No secrets.
+
+    With ``"mcp": {name: {...}}`` when there are MCP servers.
+    """
+    loaded = _loaded()
+    if loaded is None:
+        return {"loaded": False, "lms": {}}
+    told = {"loaded": True, **loaded.lms.snapshot()}
+    return {**told, "mcp": loaded.mcp.snapshot()} if loaded.mcp.names() else told
+
+
+async def aclose(within_s: float) -> None:
+    """End the processes of MCP servers, within ``within_s`` seconds. All else ends with this process."""
+    loaded = _loaded()
+    if loaded is not None:
+        await loaded.mcp.aclose(within_s)
+
+
+def _loaded() -> Runtime | None:
     loading = _loading
     if loading is None or not loading.done() or loading.exception() is not None:
-        return {"loaded": False, "lms": {}}
-    return {"loaded": True, **loading.result().lms.snapshot()}
+        return None
+    return loading.result()
 
 
 def versions() -> dict[str, str]:
@@ -93,6 +111,8 @@ def _load(options: ServeOptions) -> Runtime:
         _try_cache_dir(options.cache_dir)
     # Otherwise the first call fetches a price list from the internet.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    # Otherwise LiteLLM downloads the images that data names for providers that take no addresses.
+    os.environ.setdefault("MAX_IMAGE_URL_DOWNLOAD_SIZE_MB", "0")
     import dspy
 
     _quiet_logging()

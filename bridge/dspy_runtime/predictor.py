@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import dspy
 
@@ -24,10 +25,15 @@ REASONING = "reasoning"
 _SILENT_THINKERS = frozenset({"openai", "azure", "gemini"})
 
 
+# Building a signature class costs a millisecond, its system message another: programs are made once for each
+# signature. They keep nothing of their calls.
+_programs: WeakKeyDictionary[CompiledSignature, dict[tuple[str, bool], dspy.Module]] = WeakKeyDictionary()
+
+
 def make_module(
     name: str, compiled: CompiledSignature, lease: Lease | None = None, effort: str | None = None
 ) -> dspy.Module:
-    """A program of one predictor, ``predict`` or ``chain_of_thought``.
+    """A program of one predictor, ``predict`` or ``chain_of_thought``, shared by all requests for it.
 
     A chain of thought over an LM that is asked to think (``effort``, or its own ``reasoning_effort``) and
     tells its thoughts has these as its reasoning. One over a signature that has ``reasoning`` among its
@@ -36,24 +42,24 @@ def make_module(
     Raises:
         BridgeError: ``reasoning`` is an input, or the only output.
     """
-    signature = compiled.signature
-    module: dspy.Module
-    if name == "predict":
-        module = dspy.Predict(signature)
-        return module
-    if REASONING in signature.input_fields or [*signature.output_fields] == [REASONING]:
-        raise invalid_args(
-            'A chain of thought fills the output field "reasoning" before the others: it can not be an '
-            "input, nor the only output.",
-            "$.args.signature",
-        )
-    if REASONING in signature.output_fields:
-        module = dspy.Predict(signature)
-    elif lease is not None and thinks(lease, effort):
-        module = dspy.ChainOfThought(signature, rationale_field_type=dspy.Reasoning)
-    else:
-        module = dspy.ChainOfThought(signature)
-    return module
+    native = name == "chain_of_thought" and lease is not None and thinks(lease, effort)
+    programs = _programs.setdefault(compiled, {})
+    if (name, native) not in programs:
+        programs[name, native] = _make(name, compiled.signature, native=native)
+    return programs[name, native]
+
+
+def _make(name: str, signature: type[dspy.Signature], *, native: bool) -> dspy.Module:
+    if name == "chain_of_thought":
+        if REASONING in signature.input_fields or [*signature.output_fields] == [REASONING]:
+            raise invalid_args(
+                'A chain of thought fills the output field "reasoning" before the others: it can not be an '
+                "input, nor the only output.",
+                "$.args.signature",
+            )
+        if REASONING not in signature.output_fields:
+            return dspy.ChainOfThought(signature, rationale_field_type=dspy.Reasoning if native else str)
+    return dspy.Predict(signature)
 
 
 def thinks(lease: Lease, effort: str | None) -> bool:

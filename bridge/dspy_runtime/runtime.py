@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bridge.dspy_runtime import adapters, executor
 from bridge.dspy_runtime.lm import LmStore
 from bridge.dspy_runtime.lm_build import is_plain
+from bridge.dspy_runtime.mcp_servers import McpServers
 from bridge.dspy_runtime.signatures import SignatureCache
+from bridge.dspy_runtime.tool_shelf import ToolShelf
 
 if TYPE_CHECKING:
     from dspy.adapters import Adapter
@@ -26,6 +28,8 @@ class Runtime:
         self.options = options
         self.lms = LmStore(options)
         self.signatures = SignatureCache()
+        self.mcp = McpServers(dict(options.mcp))
+        self.tools = ToolShelf(options.tools, self.mcp)
         self._inline = _inline_steps()
 
     def adapter(self, name: str) -> Adapter:

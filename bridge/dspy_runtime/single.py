@@ -39,7 +39,8 @@ class Run:
         self.effort = config.reasoning_effort if config else None
         self.usage = CallUsage()
         self._inputs = inputs
-        self._config = config_kwargs(config)
+        #: The settings of single LM calls that the request gives.
+        self.config = config_kwargs(config)
 
     async def __call__(
         self,
@@ -49,16 +50,13 @@ class Run:
         native_tools: bool = False,
         **extra: Any,
     ) -> dspy.Prediction:
-        """The program's prediction; ``listeners`` hear each predictor's calls meanwhile.
+        """The program's prediction; ``listeners`` hear its predictors' calls meanwhile.
 
         ``native_tools``: have adapters offer tools by the LM's own means. ``extra``: more inputs.
 
         Raises:
             BridgeError: what went wrong, as the host is to be told.
         """
-        if self._config:
-            for _, each in program.named_predictors():
-                each.update_config(**self._config)
         settings = predictor.settings(self.runtime, self.lease) | {
             "send_stream": FieldStream(listeners),
             "stream_listeners": [],
@@ -106,7 +104,11 @@ def prepared(
 
 def output(prediction: Mapping[str, Any], names: Any) -> dict[str, Any]:
     """The fields ``names`` of a prediction, as they are told to a host."""
-    return {name: to_plain(prediction[name]) for name in names if name in prediction}
+    return {name: _told(prediction[name]) for name in names if name in prediction}
+
+
+def _told(value: Any) -> Any:
+    return value.content if isinstance(value, dspy.Reasoning) else to_plain(value)
 
 
 def single_predictor(program: dspy.Module) -> dspy.Predict:

@@ -103,6 +103,19 @@ class SignatureSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     instructions: Annotated[str, msgspec.Meta(max_length=100_000)] | None = None
 
 
+class ToolSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A tool that the host runs.
+
+    ``args``: a JSON Schema by argument. ``required``: the arguments that must be there; if it is left out,
+    all that have no ``default``.
+    """
+
+    name: str
+    desc: Annotated[str, msgspec.Meta(max_length=100_000)] = ""
+    args: dict[str, dict[str, Any]] = {}
+    required: list[str] | None = None
+
+
 def is_scripted(model: str) -> bool:
     """Whether ``model`` answers from a script rather than from a language model."""
     return model == SCRIPTED or model.startswith(SCRIPTED + "/")

@@ -92,10 +92,7 @@ class FieldStream:
             if isinstance(adapter, JSONAdapter) or not getattr(adapter, "use_json_adapter_fallback", False):
                 raise
             await call.take_back()
-        again = JSONAdapter(
-            use_native_function_calling=adapter.use_native_function_calling,
-            parallel_tool_calls=adapter.parallel_tool_calls,
-        )
+        again = adapter._make_json_adapter_fallback()
         return await _Call(listener, again, signature).run(lm, settings, demos, inputs)
 
 
@@ -226,6 +223,8 @@ def value_text(value: Any) -> str:
     what is a string in JSON without its quotes)."""
     if value is None or type(value) is str:
         return value or ""
+    if isinstance(value, dspy.Reasoning):
+        return str(value.content)
     encoded = encode_plain(plain(to_plain(value), MAX_DEPTH)).decode()
     return str(json.loads(encoded)) if encoded.startswith('"') else encoded
 

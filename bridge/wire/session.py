@@ -17,7 +17,6 @@ writes exactly one chunk with ``"done":true``.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from enum import IntEnum
 from typing import Any, Final
@@ -26,6 +25,7 @@ import msgspec
 from orjson import JSONEncodeError, dumps
 
 from bridge.errors import BridgeError, Code
+from bridge.wire.calls import Calls
 from bridge.wire.chunks import COMMA, LINE_OPTIONS, ChunkFormat
 from bridge.wire.codec import decode_args
 from bridge.wire.fallback import convert
@@ -34,7 +34,6 @@ from bridge.wire.messages import Envelope, RequestId
 _NO_ARGS: Final = msgspec.Raw(b"{}")
 _DIGITS: Final = [b"%d" % number for number in range(1000)]
 _DIGITS_OF_THREE: Final = [b"%03d" % number for number in range(1000)]
-_CALL_ID: Final = re.compile(r"c[1-9][0-9]{0,9}", re.ASCII)
 
 
 class State(IntEnum):
@@ -205,40 +204,6 @@ class Stream:
         """``count`` more chunks may be sent; meaningless for a stream without bounds."""
         if self.credit is not None:
             self.credit += count
-
-
-class Calls:
-    """What a request asked its host and the host has not answered yet (``call_id`` by call)."""
-
-    __slots__ = ("_issued", "_open")
-
-    def __init__(self) -> None:
-        self._issued = 0
-        self._open: set[str] = set()
-
-    def issue(self) -> str:
-        """A new call's id, unique within its request."""
-        self._issued += 1
-        call_id = f"c{self._issued}"
-        self._open.add(call_id)
-        return call_id
-
-    def answer(self, call_id: str, *, strict: bool = True) -> bool:
-        """True for the first answer to an open call, False for late and doubled ones.
-
-        :raises BridgeError: ``invalid_args`` for a call that was never issued, if ``strict``.
-        """
-        if call_id in self._open:
-            self._open.discard(call_id)
-            return True
-        if not strict or (_CALL_ID.fullmatch(call_id) and int(call_id[1:]) <= self._issued):
-            return False
-        message = f"No tool call with the call_id {call_id[:80]!r} was made by this request."
-        raise BridgeError(message, code=Code.INVALID_ARGS, details={"path": "$.args.call_id"})
-
-    def drop(self, call_id: str) -> None:
-        """Nobody waits for this answer any more; it counts as late when it comes."""
-        self._open.discard(call_id)
 
 
 class Sessions:

@@ -148,7 +148,8 @@ class AsyncRunner:
     async def ask(self, chunk: Mapping[str, Any], timeout_s: float | None) -> Any:
         if self._no_answers is not None:
             raise self._no_answers
-        call_id = self._stream.calls.issue()
+        call_id = chunk.get("call_id") or self._stream.calls.issue()
+        self._stream.calls.reopen(call_id)
         answer = self._answers[call_id] = self._home.loop.create_future()
         try:
             await self.emit({**chunk, "call_id": call_id})

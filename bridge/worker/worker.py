@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from bridge._version import __version__
 from bridge.options import ServeOptions
@@ -24,6 +24,11 @@ from bridge.worker.watcher import Watcher
 
 log = logging.getLogger("bridge.worker")
 
+#: How long, in seconds, processes that the worker started may take to end.
+END_S: Final = 2.0
+#: The same when the host is gone: this process is ended in half a second.
+HURRY_S: Final = 0.4
+
 
 class Worker:
     """A worker on two descriptors. :meth:`run` returns the exit code."""
@@ -38,6 +43,7 @@ class Worker:
         self._loop = asyncio.new_event_loop()
         self._decoder: Decoder = FRAMINGS[options.framing](options.max_line_bytes)
         self._code = Exit.INTERNAL
+        self._stopped = False
         self._source = open_source(self._loop, stdin, self._received)
         self._outbox = Outbox(
             self._loop,
@@ -94,6 +100,7 @@ class Worker:
         self._source.start()
         self._loop.call_soon(self._preload)
         self._loop.run_forever()
+        self._close()
         return self._code
 
     def stats(self) -> dict[str, Any]:
@@ -134,9 +141,19 @@ class Worker:
 
             preload(self.options)
 
+    def _close(self) -> None:
+        """End what must not outlive this process: the servers of ``--mcp``."""
+        if self.options.mcp:
+            from bridge.dspy_runtime import loader
+
+            within_s = HURRY_S if self._code == Exit.HOST_GONE else END_S
+            self._loop.run_until_complete(loader.aclose(within_s))
+
     def _stop(self, code: Exit) -> None:
-        self._code = code
-        self._loop.stop()
+        if not self._stopped:  # a second reason to end must not stop the loop while it ends servers
+            self._stopped = True
+            self._code = code
+            self._loop.stop()
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli.flags import Parser
+from bridge.cli.serve import parse_serve
+from bridge.cli.worker_flags import add_worker_flags, worker_flags
 from tests.cli.running import BATCH, EXAMPLES, SCRIPTED, WAIT_S, command, environment, run, run_on_terminal
 
 COMMANDS = ("--commands", "cli_commands")
@@ -87,6 +90,13 @@ def test_item_errors_are_shown_with_their_number() -> None:
         (["serve", "--commands"], 2),
         (["serve", "--commands", "--debug"], 2),
         (["serve", "--commands="], 2),
+        (["serve", "--tools="], 2),
+        (["serve", "--mcp", "--debug=x"], 2),
+        (["serve", "--mcp", "calc"], 2),
+        (["serve", "--mcp", "a=x", "--mcp", "a=y"], 2),
+        (["call", "ping", "--mcp", "a=x", "--mcp", "a=y"], 2),
+        (["call", "ping", "--mcp", "not a name=x"], 2),
+        (["call", "ping", "--mcp", "a=x 'y z'", "--mcp=b=x"], 0),
         (["call", "ping", "--modle", "x"], 2),
         (["call", "ping", "--adapter", "yaml"], 2),
         (["call", "ping", "--timeout-ms", "0"], 2),
@@ -129,12 +139,44 @@ def test_exit_codes(words: list[str], code: int) -> None:
         (["serve", "--max-depth", "2"], "whole number, 8 or more, not '2'"),
         (["serve", "--commands"], "--commands: expected one argument"),
         (["serve", "--commands="], "name of a module"),
+        (["serve", "--tools="], "name of a module"),
+        (["serve", "--mcp"], "--mcp: expected one argument"),
+        (
+            ["serve", "--mcp", "calc"],
+            "give NAME=COMMAND with a name of letters, digits, '_' and '-', as in calc=",
+        ),
+        (["serve", "--mcp", "=calc"], "not the name ''"),
+        (["serve", "--mcp", "a.b=calc"], "not the name 'a.b'"),
+        (["serve", "--mcp", "a="], "give a command after 'a=', as in a='python calc.py'"),
+        (["serve", "--mcp", "a=''"], "give a command after 'a='"),
+        (
+            ["serve", "--mcp", "a='calc"],
+            "the command of 'a' can not be read as a shell would: No closing quotation",
+        ),
+        (
+            ["serve", "--mcp", "a=x", "--mcp", "a=y"],
+            "two servers have the name 'a'. Give each a name of its own.",
+        ),
         (["call", "die", *COMMANDS], "exit code 9"),
         (["call", "ping", "--commands", "no_such_module"], "no_such_module"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_is_right(words: list[str], hint: str) -> None:
     assert hint in run(*words).stderr
+
+
+def test_flags_that_may_be_repeated_are_handed_on_as_they_are() -> None:
+    words = ["--mcp=a=npx -y 'the server' \"it's\"", "--tools=one", "--mcp", "b-2_C=x=y", "--tools", "two"]
+    words += ["--commands=c", "--debug"]
+    parser = Parser("test", "")
+    add_worker_flags(parser)
+    for given in (words, worker_flags(parser.parse(words))):
+        options = parse_serve(given, {})
+        assert options.mcp == (("a", ("npx", "-y", "the server", "it's")), ("b-2_C", ("x=y",)))
+        assert options.tools == ("one", "two")
+        assert options.commands == ("c",)
+        assert options.debug
+    assert (parse_serve([], {}).mcp, parse_serve([], {}).tools) == ((), ())
 
 
 def test_unknown_commands_are_explained() -> None:

@@ -170,7 +170,7 @@ TestTable = Table.TestCase
 
 
 def test_a_call_is_answered_once() -> None:
-    from bridge.wire.session import Calls
+    from bridge.wire.calls import Calls
 
     calls = Calls()
     first, second = calls.issue(), calls.issue()

@@ -1,0 +1,199 @@
+"""Tools as an agent sees them, wherever they run, and their arguments held against JSON Schema."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import dspy
+import jsonschema
+import msgspec
+from referencing import Registry
+
+from bridge.dspy_runtime.specs import ToolSpec
+from bridge.errors import BridgeError, Code, invalid_args
+
+#: What OpenAI's and Anthropic's APIs take for a name.
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Tools of Python modules that may run at the same time; further ones wait.
+THREADS: Final = 32
+MAX_CACHED: Final = 1024
+
+#: Runs a tool with arguments that were checked.
+Runner = Callable[[dict[str, Any]], Awaitable[Any]]
+
+_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tool")
+
+
+class Definition:
+    """A tool: what a model is told of it, and how it is run (``run`` None: by the host).
+
+    ``args`` are JSON Schemas by argument, ``required`` the arguments that must be there, ``open`` whether
+    others may be.
+
+    Raises:
+        ValueError: ``args`` are no JSON Schemas.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        desc: str,
+        args: Mapping[str, Any],
+        required: tuple[str, ...],
+        run: Runner | None = None,
+        *,
+        open: bool = False,
+    ) -> None:
+        self.name = name
+        self.desc = desc
+        self.args = {each: _nullable(schema) for each, schema in args.items()}
+        self.required = required
+        self.run = run
+        if missing := [each for each in required if each not in self.args]:
+            raise ValueError(f"the required argument {missing[0]!r} is not among the args")
+        schema = {"type": "object", "properties": self.args, "required": [*required]}
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            where = ".".join(str(part) for part in error.absolute_path)
+            raise ValueError(f"{where}: {error.message[:300]}") from None
+        # An empty registry: what a $ref names elsewhere is never fetched.
+        self._validator = jsonschema.Draft202012Validator(schema, registry=Registry())
+        self._open = open
+
+    def problem(self, arguments: dict[str, Any]) -> str | None:
+        """What is wrong with a call's arguments, for the model that made it; None if nothing is."""
+        for name in arguments:
+            if name not in self.args and not self._open:
+                known = f"There are: {', '.join(self.args)}." if self.args else "It takes none."
+                return f"Unknown argument {name[:100]!r}. {known}"
+        for name in self.required:
+            if name not in arguments:
+                return f"The argument {name!r} is missing."
+        try:
+            error = jsonschema.exceptions.best_match(self._validator.iter_errors(arguments))
+        except Exception as failure:  # noqa: BLE001 - a $ref that leads nowhere, a pattern that is none
+            return f"The arguments could not be checked: {type(failure).__name__}."
+        if error is None:
+            return None
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+        return f"The argument {path.lstrip('.')!r} does not fit: {error.message[:300]}"
+
+
+class AgentTool(dspy.Tool):  # type: ignore[misc] # DSPy is untyped
+    """A definition as DSPy's agents call it. ``execute`` gives what the model is to see, and never raises."""
+
+    def __init__(
+        self, definition: Definition, execute: Callable[[Definition, dict[str, Any]], Awaitable[Any]]
+    ) -> None:
+        async def call(**arguments: Any) -> Any:
+            return await execute(definition, arguments)
+
+        super().__init__(
+            call,
+            name=definition.name,
+            desc=definition.desc,
+            args=definition.args,
+            arg_types=dict.fromkeys(definition.args, Any),
+        )
+        self._definition = definition
+
+    async def acall(self, /, **arguments: Any) -> Any:
+        """Run the tool. DSPy's own would check arguments and tell tracebacks."""
+        return await self.func(**arguments)
+
+    def format_as_litellm_function_call(self) -> dict[str, Any]:
+        """As OpenAI's API takes it, with the arguments that are really required."""
+        function: dict[str, Any] = super().format_as_litellm_function_call()
+        function["function"]["parameters"]["required"] = [*self._definition.required]
+        return function
+
+    def __str__(self) -> str:
+        text = str(super().__str__())
+        optional = [name for name in self._definition.args if name not in self._definition.required]
+        return f"{text} Optional are: {', '.join(optional)}." if optional else text
+
+
+@functools.lru_cache(maxsize=MAX_CACHED)
+def _declared(encoded: bytes) -> Definition:
+    spec = msgspec.json.decode(encoded, type=ToolSpec)
+    required = spec.required
+    if required is None:
+        required = [name for name, schema in spec.args.items() if "default" not in schema]
+    return Definition(spec.name, spec.desc, spec.args, tuple(required))
+
+
+def declared(spec: ToolSpec, path: str) -> Definition:
+    """The tool that a host declared at ``path`` of its request, and runs itself.
+
+    Raises:
+        BridgeError: ``invalid_args``.
+    """
+    if not NAME.fullmatch(spec.name):
+        raise invalid_args(
+            f"{spec.name[:100]!r} can not be a tool's name: up to 64 letters, digits, _ and - are needed.",
+            f"{path}.name",
+        )
+    try:
+        return _declared(msgspec.json.encode(spec))
+    except (ValueError, RecursionError) as error:
+        raise invalid_args(f"The tool {spec.name!r}: {error}.", f"{path}.args") from None
+
+
+def from_function(name: str, function: Callable[..., Any]) -> Definition:
+    """The tool that a Python function is. One that is not async runs in a thread.
+
+    Raises:
+        BridgeError: its annotations can not be told to a model.
+    """
+    try:
+        tool = dspy.Tool(function, name=name)
+        required = tuple(each for each, schema in tool.args.items() if "default" not in schema)
+        variable = {
+            each.name
+            for each in inspect.signature(function).parameters.values()
+            if each.kind is each.VAR_KEYWORD
+        }
+        args = {each: schema for each, schema in tool.args.items() if each not in variable}
+        required = tuple(each for each in required if each not in variable)
+        run = tool_runner(tool, threaded=not inspect.iscoroutinefunction(function))
+        return Definition(name, tool.desc or "", args, required, run, open=tool.has_kwargs)
+    except Exception as error:
+        raise BridgeError(
+            f"The tool {name!r} can not be used: {type(error).__name__}: {error}", code=Code.TOOL_ERROR
+        ) from error
+
+
+def tool_runner(tool: dspy.Tool, *, threaded: bool) -> Runner:
+    """Runs a DSPy tool, which converts arguments to the types of its parameters."""
+
+    async def run(arguments: dict[str, Any]) -> Any:
+        if not threaded:
+            return await tool.acall(**arguments)
+        call = functools.partial(contextvars.copy_context().run, functools.partial(tool, **arguments))
+        return await asyncio.get_running_loop().run_in_executor(_threads, call)
+
+    return run
+
+
+def _nullable(schema: Any) -> Any:
+    """OpenAPI's ``nullable`` in JSON Schema's own words."""
+    if isinstance(schema, list):
+        return [_nullable(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _nullable(each) for name, each in schema.items() if name != "nullable"}
+    if schema.get("nullable") is True:
+        kind = found.get("type")
+        if isinstance(kind, str):
+            found["type"] = [kind, "null"]
+        if isinstance(found.get("enum"), list) and None not in found["enum"]:
+            found["enum"] = [*found["enum"], None]
+    return found
