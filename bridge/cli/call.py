@@ -30,6 +30,8 @@ _ID = "call"
 #: How long, in seconds, a worker may take to answer a cancel before it is killed.
 CANCEL_S = 3.0
 
+NO_TOOLS = "dspy-bridge call runs no tools of its own; start it with --tools or --mcp and name theirs."
+
 _EPILOG = """\
 Values are JSON where they parse as JSON, else text: n=3 deep=true name=Ada tags='["a","b"]'.
 key=@file.json and key=@file.jsonl read a file, key=- reads stdin.
@@ -130,12 +132,19 @@ class _Conversation:
         self._view.show(Line(json.dumps(answer).encode() + b"\n", answer))
         return FAILED
 
+    def _refuse(self, call_id: Any) -> None:
+        """Nobody here can run a tool: say so at once rather than let the agent wait."""
+        answer = {"target": _ID, "call_id": call_id, "error": NO_TOOLS}
+        self._worker.send({"command": "tool_result", "args": answer})
+
     def _exchange(self, request: dict[str, Any]) -> int:
         self._worker.send(request)
         outcome = FAILED
         for line in self._worker.answers(_ID):
             self._view.show(line)
             outcome = _outcome(line.chunk)
+            if line.chunk.get("type") == "tool_call" and line.chunk.get("host"):
+                self._refuse(line.chunk.get("call_id"))
         return INTERRUPTED if self._interrupts else outcome
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:

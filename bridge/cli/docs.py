@@ -23,7 +23,7 @@ _HEAD = """\
 
 Each command's args and the chunks it answers with. A terminal chunk also carries `"done": true`;
 `id` and `seq` are on all. `dspy-bridge describe COMMAND --json` gives the same as JSON Schema.
-[Signatures](signatures.md) have a page of their own.
+[Signatures](signatures.md) and [streams, agents and tools](streaming.md) have pages of their own.
 """
 
 

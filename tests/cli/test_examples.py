@@ -77,6 +77,70 @@ def test_quickstart_without_a_worker(command: list[str], tmp_path: Path) -> None
     assert done.stderr.startswith("The worker ended before it had answered")
 
 
+STREAMS = {
+    "predict": "Because air scatters blue light the most.\nprediction: 21 tokens\n",
+    "chain_of_thought": """\
+1. Sunlight is made of all colours.
+2. Air scatters blue light more than red light.
+3. So blue light reaches us from every side.
+Because air scatters blue light the most.
+""",
+    "react": """\
+1. I need the population of France.
+   population: 68000000
+2. And that of Spain.
+   population: 49000000
+3. France has more.
+In France.
+""",
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("folder", [ROOT, Path("/")], ids=["here", "elsewhere"])
+def test_shell_streams(name: str, folder: Path) -> None:
+    done = subprocess.run(
+        [EXAMPLES / "shell" / f"{name}.sh"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, STREAMS[name]), done.stderr
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_shell_streams_without_a_worker(name: str, tmp_path: Path) -> None:
+    broken = tmp_path / "bridge"
+    broken.mkdir()
+    (broken / "__main__.py").write_text("raise SystemExit(2)")
+    done = subprocess.run(
+        [EXAMPLES / "shell" / f"{name}.sh"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "The worker ended before it had answered.\n"
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_shell_streams_show_errors(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "streaming.script.jsonl"
+    script.write_text('{"error": {"status": 401, "message": "Wrong key."}}\n')
+    (tmp_path / "shell").mkdir()
+    copied = shutil.copy(EXAMPLES / "shell" / f"{name}.sh", tmp_path / "shell")
+    done = subprocess.run(
+        [copied], capture_output=True, text=True, timeout=WAIT_S, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "error: Wrong key."), done.stderr
+
+
 def demo(program: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [EXAMPLES / "shell" / "demo.sh"],
