@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import sys
@@ -157,13 +158,54 @@ def idle(modules: str) -> None:
     sys.stdin.read()
 
 
+def sse(port: str) -> None:
+    """Read streams of the model at ``port`` as plainly as asyncio can and write a line for each token.
+
+    A line of stdin says how many streams, of how many tokens, how many milliseconds apart.
+    """
+    for line in sys.stdin:
+        streams, tokens, period = line.split()
+        asyncio.run(_read_streams(int(port), int(streams), f"pace {tokens} {period}", float(period) / 1000))
+
+
+async def _read_streams(port: int, streams: int, prompt: str, gap_s: float) -> None:
+    tasks = []
+    for number in range(streams):
+        tasks.append(asyncio.create_task(_read_stream(port, number, prompt)))
+        await asyncio.sleep(gap_s)
+    await asyncio.gather(*tasks)
+
+
+async def _read_stream(port: int, number: int, prompt: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = json.dumps({"stream": True, "messages": prompt}).encode()
+    writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    async for event in reader:
+        if event.startswith(b"data: {") and (choices := json.loads(event[6:])["choices"]):
+            text = choices[0]["delta"].get("content", "")
+            if text.startswith(" t"):
+                _write(json.dumps({"id": number, "delta": text}, separators=(",", ":")).encode() + b"\n")
+        elif event.startswith(b"data: [DONE]"):
+            break
+    writer.close()
+    _write(b'{"id":%d,"done":true}\n' % number)
+
+
 def _write(data: bytes | bytearray) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(1, rest) :]
 
 
-FLOORS = {"loop": loop, "flood": flood, "tasks": tasks, "batch": batch, "answer": answer, "idle": idle}
+FLOORS = {
+    "loop": loop,
+    "flood": flood,
+    "tasks": tasks,
+    "batch": batch,
+    "answer": answer,
+    "idle": idle,
+    "sse": sse,
+}
 
 if __name__ == "__main__":
     name, *words = sys.argv[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Literal, Optional
 
@@ -35,23 +36,10 @@ TEXTS = ("reasoning", "answer", "note")
 
 LINES = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\v", "\x1c", "\x85", "\u2028", " \n", "\t"])
 WORDS = st.sampled_from(
-    ["word", " two words ", "[[", "[[ ## ", "[[ ## x", "[[ ## answer ## ]", "]]", '"', "\\", "\\u00e9", "é😀"]
-    + [
-        "{",
-        "}",
-        "[1, 2]",
-        "<",
-        "&lt;",
-        "<b>",
-        "</answer>",
-        "null",
-        "42",
-        "- item",
-        "…",
-        "'",
-        ",",
-        ":",
-        "\x1f",
+    [
+        *("word", " two words ", "[[", "[[ ## ", "[[ ## x", "[[ ## answer ## ]", "]]", '"', "\\", "\\u00e9"),
+        *("é😀", "{", "}", "[1, 2]", "<", "&lt;", "<b>", "</answer>", "null", "42", "- item", "…", "'"),
+        *(",", ":", "\x1f"),
     ]
 )
 VALUE = st.lists(st.one_of(WORDS, LINES, st.text(max_size=4)), max_size=8).map("".join)
@@ -60,7 +48,7 @@ VALUE = st.lists(st.one_of(WORDS, LINES, st.text(max_size=4)), max_size=8).map("
 def cut(text: str, places: list[int]) -> list[str]:
     """``text`` in pieces; each place is taken modulo its length."""
     at = sorted({place % (len(text) + 1) for place in places} | {0, len(text)})
-    return [text[low:high] for low, high in zip(at, at[1:], strict=False)]
+    return [text[low:high] for low, high in pairwise(at)]
 
 
 class Told:
@@ -213,7 +201,8 @@ XML_VALUE = st.lists(
 @settings(max_examples=400)
 @given(XML_VALUE, XML_VALUE, XML_VALUE, PLACES)
 def test_xml(reasoning: str, answer: str, note: str, places: list[int]) -> None:
-    text = f"Sure.\n<reasoning>{reasoning}</reasoning>\n<answer>\n{answer}\n</answer><note>{note}</note>{XML_END}"
+    body = f"Sure.\n<reasoning>{reasoning}</reasoning>\n<answer>\n{answer}\n</answer>"
+    text = f"{body}<note>{note}</note>{XML_END}"
     check("xml", text, places, restarts=False)
 
 
