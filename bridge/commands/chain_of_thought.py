@@ -58,6 +58,7 @@ async def stream_chain_of_thought(args: ThoughtArgs, ctx: Context) -> Answer:
     runtime = await loader.runtime(ctx.options)
     from bridge.dspy_runtime import predictor, single
     from bridge.dspy_runtime.listeners import ThoughtListener
+    from bridge.dspy_runtime.streaming import value_text
 
     with single.prepared(ctx, runtime, args, inputs, path) as run:
         program = predictor.make_module("chain_of_thought", run.compiled, run.lease, run.effort)
@@ -68,6 +69,6 @@ async def stream_chain_of_thought(args: ThoughtArgs, ctx: Context) -> Answer:
         return Answer(
             answer=output.get(name),
             output=output,
-            full_reasoning=listener.all_reasoning(str(output.get(predictor.REASONING) or "")),
+            full_reasoning=listener.all_reasoning(value_text(prediction.get(predictor.REASONING))),
             usage=run.usage.usage,
         )

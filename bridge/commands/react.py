@@ -86,7 +86,8 @@ class ReactAnswer(FinalChunk, tag="final_answer"):
     the reasoning before the answer.
 
     ``trajectory``: ``{"step", "thought", "calls": [{"call_id", "name", "args", "content", "is_error"}]}`` by
-    step.
+    step. What would make the chunk too long is told in the ``observation`` chunks only; ``content`` is then
+    null and ``"omitted"`` true.
     """
 
     answer: Any
@@ -131,7 +132,7 @@ async def stream_react_steps(args: ReactArgs, ctx: Context) -> ReactAnswer:
             answer=output.get(run.compiled.outputs[0]),
             output=output,
             full_reasoning="\n".join(filter(None, reasoning)),
-            trajectory=agent.trajectory,
+            trajectory=agent.told_trajectory(ctx.options.max_line_bytes // 2),
             usage=run.usage.usage,
         )
 
@@ -149,9 +150,10 @@ async def _collect(wanted: tuple[ToolSpec | str, ...], shelf: ToolShelf) -> dict
         path = f"$.args.tools[{index}]"
         found = await shelf.pick(each) if isinstance(each, str) else [declared(each, path)]
         for tool in found:
-            known = tools.setdefault(tool.name, tool)
-            if known is not tool and (known.run is None or tool.run is None):
+            known = tools.get(tool.name)
+            if known is not None and (known.run is None or tool.run is None):
                 raise invalid_args(f"The tool {tool.name!r} is there twice.", path)
+            tools[tool.name] = tool
     if len(tools) > MAX_TOOLS:
         raise invalid_args(f"An agent takes at most {MAX_TOOLS} tools, not {len(tools)}.", "$.args.tools")
     return tools

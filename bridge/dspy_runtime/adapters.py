@@ -16,6 +16,7 @@ from dspy.adapters.utils import format_field_value
 from dspy.signatures.signature import Signature
 
 from bridge.dspy_runtime.streaming import FieldStream
+from bridge.wire.fallback import clean
 
 MAX_SYSTEM_MESSAGES = 256
 
@@ -78,6 +79,10 @@ class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # as abov
     def _prepare_response_format(
         self, lm: Any, lm_kwargs: dict[str, Any], signature: type[Signature]
     ) -> None:
+        for name, field in signature.output_fields.items():
+            if field.annotation is dspy.Reasoning:
+                # DSPy has the schema ask for the field although the model's own thoughts will be its value.
+                signature = dspy.Reasoning.adapt_to_native_lm_feature(signature, name, lm, {**lm_kwargs})
         super()._prepare_response_format(lm, lm_kwargs, signature)
         # DSPy asks for a plain JSON object where it has no schema; Anthropic's API has no such mode, and the
         # call would be refused. The prompt asks for JSON anyway.
@@ -89,11 +94,17 @@ class FastXMLAdapter(_Remembered, XMLAdapter):  # type: ignore[misc] # as above
     """:class:`dspy.XMLAdapter`."""
 
 
+def _parse_xml(adapter: Adapter, signature: type[Signature], completion: str) -> dict[str, Any]:
+    # Half a character, which some gateways send, is more than the XML parser takes.
+    fields: dict[str, Any] = XMLAdapter.parse(adapter, signature, clean(completion))
+    return fields
+
+
 # DSPy wraps format and parse of every subclass anew, so that callbacks would run once per level.
 for _fast, _stock in ((_Remembered, ChatAdapter), (FastChatAdapter, ChatAdapter)):
     _fast.format, _fast.parse = _stock.format, _stock.parse
 FastJSONAdapter.format, FastJSONAdapter.parse = JSONAdapter.format, JSONAdapter.parse
-FastXMLAdapter.format, FastXMLAdapter.parse = XMLAdapter.format, XMLAdapter.parse
+FastXMLAdapter.format, FastXMLAdapter.parse = XMLAdapter.format, _parse_xml
 
 _CLASSES: dict[str, type[ChatAdapter]] = {
     "chat": FastChatAdapter,

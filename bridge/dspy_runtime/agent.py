@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dspy
-import pydantic
 from dspy.adapters.types.tool import ToolCallResults, ToolCalls
 
-from bridge.dspy_runtime.errors import first_problem
 from bridge.dspy_runtime.field_readers import Kind
+from bridge.dspy_runtime.json_schema import to_plain
 from bridge.dspy_runtime.listeners import Emit, TokenListener
 from bridge.dspy_runtime.predictor import REASONING
 from bridge.dspy_runtime.signatures import defused
-from bridge.dspy_runtime.streaming import Listener, value_text
+from bridge.dspy_runtime.streaming import MAX_DEPTH, Listener
 from bridge.dspy_runtime.tools import AgentTool, Definition
 from bridge.errors import BridgeError, Code, invalid_args
 from bridge.redact import redact
+from bridge.wire.codec import encode_plain
+from bridge.wire.fallback import plain
 
 if TYPE_CHECKING:
     from bridge.context import Context
@@ -68,7 +69,7 @@ class Agent:
         #: "args", "content", "is_error"}``.
         self.trajectory: list[dict[str, Any]] = []
         own = [AgentTool(each, self.execute) for each in tools.values()]
-        steps = StepListener(ctx.emit, self, tokens=tokens)
+        steps = StepListener(ctx.emit, self, tokens=tokens, native=name == "native")
         if name == "react":
             self.program: dspy.Module = dspy.ReAct(signature, own, max_iters)
             self.program.tools["finish"] = _Finish(self.program.tools["finish"])
@@ -91,13 +92,22 @@ class Agent:
         """All thoughts, a line each at least."""
         return "\n".join(step["thought"] for step in self.trajectory if step["thought"])
 
-    async def execute(self, tool: Definition, arguments: dict[str, Any]) -> Any:
+    def told_trajectory(self, limit: int) -> list[dict[str, Any]]:
+        """The trajectory, with no more than about ``limit`` bytes of what tools gave."""
+        left = limit
+        for call in (call for step in self.trajectory for call in step["calls"]):
+            left -= len(shown(call.get("content"))) * 2  # of a text that is not ASCII, characters say little
+            if left < 0:
+                call |= {"content": None, "omitted": True}
+        return self.trajectory
+
+    async def execute(self, tool: Definition, arguments: dict[str, Any]) -> str:
         """Run a tool and tell so. Gives what the model is to see, of a failure its description."""
         content, is_error = await self.call(tool.name, arguments)
-        return f"Execution error in {tool.name}: {content}" if is_error else content
+        return f"Execution error in {tool.name}: {content}" if is_error else shown(content)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> tuple[Any, bool]:
-        """The same, and whether it failed. Never raises: the agent is to go on."""
+        """The same, as JSON values, and whether it failed. Never raises: the agent is to go on."""
         call_id = self._ctx.new_call_id()
         about = {"call_id": call_id, "name": name[:MAX_NAME_CHARS]}
         record: dict[str, Any] = {**about, "args": arguments}
@@ -117,8 +127,13 @@ class Agent:
 
     async def _outcome(self, call_id: str, tool: Definition, arguments: dict[str, Any]) -> tuple[Any, bool]:
         try:
-            return defused(await self._run(call_id, tool, arguments)), False
-        except Exception as error:  # noqa: BLE001 - whatever a tool raises
+            return harmless(await self._run(call_id, tool, arguments)), False
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is the agent that is cancelled, not the tool that says so
             return describe(error), True
 
     async def _run(self, call_id: str, tool: Definition, arguments: dict[str, Any]) -> Any:
@@ -142,73 +157,115 @@ class Agent:
             raise
 
 
-def describe(error: Exception, *, typed: bool = True) -> str:
+def harmless(value: Any) -> Any:
+    """Anything as JSON values that do nothing in a prompt: no half characters, no markers of media."""
+    return defused(plain(to_plain(value), MAX_DEPTH))
+
+
+def shown(value: Any) -> str:
+    """JSON values as a model is shown them: a text as it is."""
+    return value if isinstance(value, str) else encode_plain(value).decode()
+
+
+def describe(error: BaseException, *, typed: bool = True) -> str:
     """A failure in words for the model: no traceback, no paths, no secrets. ``typed``: begin with its type,
     unless it was a tool that said it."""
-    if isinstance(error, BridgeError):
-        text = error.message
-    else:
-        text = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
-        if typed:
-            text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    text = redact(str(defused(text)))
+    try:
+        text = error.message if isinstance(error, BridgeError) else str(error)
+    except Exception:  # noqa: BLE001 - an exception's own code may raise anything
+        text = ""
+    if typed and not isinstance(error, BridgeError):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    text = redact(str(harmless(text)))
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
 
 
 class StepListener(TokenListener):
-    """The calls that choose the next tool: a step each."""
+    """The calls that choose the next tools: a step each.
 
-    def __init__(self, emit: Emit, agent: Agent, *, tokens: bool) -> None:
+    Beside native tool calls models write as they like. What they say outside of DSPy's format is their
+    thought then, although DSPy passes over it.
+    """
+
+    def __init__(self, emit: Emit, agent: Agent, *, tokens: bool, native: bool) -> None:
         super().__init__(emit, tokens=tokens)
+        self.prose = native
         self._agent = agent
-        self._thought: list[str] = []
-        self._shown = False
         self._open = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._thought: list[str] = []
+        self._spaces = ""
+        self._is_prose = False
+        self._told: str | None = None
 
     async def started(self) -> None:
         if self._open:  # the call before failed, and is made again with less to read
             await self.restart()
             return
         self._open = True
-        self._thought, self._shown = [], False
+        self.sent = {}
+        self._reset()
         self._agent.trajectory.append({"step": self._agent.step + 1, "thought": "", "calls": []})
         self.extra = {"step": self._agent.step}
 
     async def event(self, kind: Kind, field: str, text: str) -> None:
-        if field != _THOUGHT:
+        if kind is Kind.PROSE and (self._is_prose or not self._thought):
+            await self._more_prose(text)
+        elif kind is Kind.CALLS:
+            await self._tell()
+        elif field != _THOUGHT:
             return
-        if kind is Kind.DELTA:
-            self._thought.append(text)
-            self._shown = self._shown or self._tokens
-            await super().event(kind, "thought", text)
+        elif kind is Kind.DELTA:
+            if self._is_prose:  # it was but an introduction
+                await self.restart()
+            await self._more(text)
         elif kind is Kind.DONE:
-            await self._tell("".join(self._thought))
+            await self._tell()
 
     async def restart(self) -> None:
-        if self._shown:
-            await self._emit({"type": "restart", **self.extra})
-        self._thought, self._shown = [], False
+        if self._is_prose:
+            await self._tell()  # DSPy hears it not, but it was said
+        self._reset()
         self._agent.trajectory[-1]["thought"] = ""
+        await super().restart()
 
-    async def answered(self, values: Mapping[str, Any], written: str) -> None:
+    async def answered(self, values: dict[str, Any]) -> None:
         self._open = False
-        calls = values.get("tool_calls")
-        if not value_text(values.get(_THOUGHT)) and calls is not None:
-            # Beside native tool calls models write as they like; DSPy passes over what is not in its format.
-            await self._tell(written.strip())
+        await self._tell()
         # What a model wrote goes into the next prompt.
-        if isinstance(values, dict):
-            for name in ("next_thought", "next_tool_args"):
-                if isinstance(values.get(name), (str, dict)):
-                    values[name] = defused(values[name])
-        for call in getattr(calls, "tool_calls", ()):
-            call.name, call.args = defused(call.name), defused(call.args)
+        for name in (_THOUGHT, "next_tool_args"):
+            if isinstance(values.get(name), (str, dict)):
+                values[name] = harmless(values[name])
+        for call in getattr(values.get("tool_calls"), "tool_calls", ()):
+            call.name, call.args = harmless(call.name), harmless(call.args)
 
-    async def _tell(self, thought: str) -> None:
-        if thought.strip():
-            self._shown = True
-            self._agent.trajectory[-1]["thought"] = thought
-            await self._emit({"type": "thought", **self.extra, "content": thought})
+    async def _more_prose(self, text: str) -> None:
+        text = self._spaces + text if self._thought else text.lstrip()
+        kept = text.rstrip()
+        self._spaces = text[len(kept) :]
+        if kept:
+            self._is_prose = True
+            await self._more(kept)
+
+    async def _more(self, text: str) -> None:
+        self._thought.append(text)
+        if self._tokens:
+            await self.token("thought", text)
+
+    async def _tell(self) -> None:
+        """Tell the thought as a whole, once."""
+        thought = "".join(self._thought)
+        if thought == self._told or not thought.strip():
+            return
+        if self._told is not None:
+            await super().restart()
+        self._told = thought
+        if not self._tokens:
+            self.count("thought", thought)
+        self._agent.trajectory[-1]["thought"] = thought
+        await self._emit({"type": "thought", **self.extra, "content": thought})
 
 
 class _ExtractListener(TokenListener):
@@ -219,6 +276,7 @@ class _ExtractListener(TokenListener):
         self._agent = agent
 
     async def started(self) -> None:
+        await super().started()
         self.extra = {"step": self._agent.step + 1}
 
 
@@ -246,11 +304,12 @@ class _NativeAgent(dspy.ReActV2):  # type: ignore[misc] # as above
     async def _aexecute_tool_calls(self, tool_calls: ToolCalls) -> tuple[Any, dict[str, Any] | None]:
         calls = tool_calls.tool_calls
         answers = await asyncio.gather(*(self._execute(call) for call in calls))
-        values, failed = [value for value, _ in answers], [is_error for _, is_error in answers]
         final = None
         for call, (value, is_error) in zip(calls, answers, strict=True):
             if call.name == FINISH["native"] and not is_error:
                 final = value
+        values = [shown(harmless(value)) for value, _ in answers]
+        failed = [is_error for _, is_error in answers]
         return ToolCallResults.from_tool_calls_and_values(tool_calls, values, failed), final
 
     async def _execute(self, call: Any) -> tuple[Any, bool]:

@@ -22,9 +22,11 @@ class Kind(IntEnum):
     LINE = 1  # the field's current line is complete; its line break follows with the next text, if any
     DONE = 2  # the field's value is complete
     THOUGHT = 3  # native thinking that belongs to no field (the field is "")
+    PROSE = 4  # what the model says before any field begins (as above); told on request
+    CALLS = 5  # the model begins to call tools by its own means (as above)
 
 
-#: What happened, in which field, and the text of a ``DELTA`` or ``THOUGHT`` ("" otherwise).
+#: What happened, in which field, and the text of a ``DELTA``, ``THOUGHT`` or ``PROSE`` ("" otherwise).
 Event = tuple[Kind, str, str]
 
 #: The text of a value that is no text itself, from how the model wrote it; None if it can not be read yet.
@@ -41,13 +43,18 @@ _HEADER_END: Final = " ## ]]"
 
 class Reader(ABC):
     """Common to all formats. ``texts``: the fields whose values are texts and streamed; of the other
-    ``fields`` the value is given whole, as ``whole(field, written)`` makes it, when it is complete."""
+    ``fields`` the value is given whole, as ``whole(field, written)`` makes it, when it is complete.
+    ``prose``: tell what stands before the first field, too."""
 
-    def __init__(self, fields: Collection[str], texts: Collection[str], whole: Whole) -> None:
+    def __init__(
+        self, fields: Collection[str], texts: Collection[str], whole: Whole, *, prose: bool = False
+    ) -> None:
         self._fields = fields
         self._texts = texts
         self._whole = whole
         self._seen: set[str] = set()
+        self._wants_prose = prose
+        self._prose: list[str] = []
         self._events: list[Event] = []
         self._field: str | None = None
         self._is_text = False
@@ -77,6 +84,9 @@ class Reader(ABC):
         if self._is_text and self._pieces:
             self._flush()
         events, self._events = self._events, []
+        if self._prose:
+            events.insert(0, (Kind.PROSE, "", "".join(self._prose)))
+            self._prose = []
         return events
 
     def _flush(self) -> None:
@@ -87,6 +97,7 @@ class Reader(ABC):
     def _open(self, name: str) -> None:
         """The field ``name`` begins; a field's second appearance, or no field, is passed over."""
         self._pieces = []
+        self._wants_prose = False
         if name in self._fields and name not in self._seen:
             self._seen.add(name)
             self._field, self._is_text = name, name in self._texts
@@ -121,8 +132,10 @@ class Reader(ABC):
 class _Stripped(Reader):
     """Formats that strip the white space around values: it is held back until more follows."""
 
-    def __init__(self, fields: Collection[str], texts: Collection[str], whole: Whole) -> None:
-        super().__init__(fields, texts, whole)
+    def __init__(
+        self, fields: Collection[str], texts: Collection[str], whole: Whole, *, prose: bool = False
+    ) -> None:
+        super().__init__(fields, texts, whole, prose=prose)
         self._held: list[str] = []
         self._begun = False
 
@@ -132,6 +145,8 @@ class _Stripped(Reader):
 
     def _add(self, text: str) -> None:
         if self._field is None:
+            if self._wants_prose:
+                self._prose.append(text)
             return
         if not self._begun:
             text = text.lstrip()
@@ -157,8 +172,10 @@ class _Stripped(Reader):
 class ChatReader(_Stripped):
     """``[[ ## field ## ]]`` headers, each at the beginning of a line, values between them."""
 
-    def __init__(self, fields: Collection[str], texts: Collection[str], whole: Whole) -> None:
-        super().__init__(fields, texts, whole)
+    def __init__(
+        self, fields: Collection[str], texts: Collection[str], whole: Whole, *, prose: bool = False
+    ) -> None:
+        super().__init__(fields, texts, whole, prose=prose)
         self._start: str | None = ""  # the line so far, as long as it can still become a header
         self._header_line = False
         self._after_cr = False
@@ -214,6 +231,8 @@ class ChatReader(_Stripped):
             if "\n" not in self._held:
                 self._line_ended()
             self._held.append("\n")
+        elif self._wants_prose:
+            self._prose.append("\n")
 
 
 def _may_become_header(text: str) -> bool:
@@ -230,8 +249,10 @@ def _may_become_header(text: str) -> bool:
 class XmlReader(_Stripped):
     """Elements named like the fields, read by expat as ``XMLAdapter.parse`` does."""
 
-    def __init__(self, fields: Collection[str], texts: Collection[str], whole: Whole) -> None:
-        super().__init__(fields, texts, whole)
+    def __init__(
+        self, fields: Collection[str], texts: Collection[str], whole: Whole, *, prose: bool = False
+    ) -> None:
+        super().__init__(fields, texts, whole, prose=prose)
         self._depth = 0
         self._parser: expat.XMLParserType | None = expat.ParserCreate()
         self._parser.StartElementHandler = self._element
@@ -244,6 +265,7 @@ class XmlReader(_Stripped):
 
     def finish(self) -> list[Event]:
         if self._parser is not None:
+            self._wants_prose = False
             self._parse("</root>")
         self._leave()  # of an element that is still open
         self._parser = None  # it and its handlers refer to each other
@@ -251,6 +273,8 @@ class XmlReader(_Stripped):
 
     def _parse(self, text: str) -> None:
         if self._parser is None:
+            if self._wants_prose:
+                self._prose.append(text)
             return
         try:
             self._parser.Parse(text, False)
@@ -271,7 +295,9 @@ class XmlReader(_Stripped):
         self._depth -= 1
 
     def _characters(self, text: str) -> None:
-        if self._depth == 2:
+        if self._depth == 1 and self._wants_prose:
+            self._prose.append(text)
+        elif self._depth == 2:
             self._add(text)
             if text == "\n" and self._held.count("\n") == 1:
                 self._line_ended()

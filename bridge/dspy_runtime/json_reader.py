@@ -19,8 +19,10 @@ _SPACE: Final = " \t\n\r"
 class JsonReader(Reader):
     """One JSON object, its members the fields; prose and code fences around it are passed over."""
 
-    def __init__(self, fields: Collection[str], texts: Collection[str], whole: Whole) -> None:
-        super().__init__(fields, texts, whole)
+    def __init__(
+        self, fields: Collection[str], texts: Collection[str], whole: Whole, *, prose: bool = False
+    ) -> None:
+        super().__init__(fields, texts, whole, prose=prose)
         self._state: Callable[[str, int], int] = self._before
         self._rest = ""
         self._name = ""
@@ -47,6 +49,8 @@ class JsonReader(Reader):
 
     def _before(self, text: str, at: int) -> int:
         found = text.find("{", at)
+        if self._wants_prose:
+            self._prose.append(text[at:] if found < 0 else text[at:found])
         if found < 0:
             return len(text)
         self._state = self._member

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bridge.dspy_runtime.field_readers import Kind
@@ -12,28 +12,42 @@ Emit = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class TokenListener:
-    """Every delta as a ``token`` chunk, if the host wants ``tokens``. ``extra``: what each chunk says
-    besides."""
+    """Every delta as a ``token`` chunk, if the host wants ``tokens``."""
+
+    prose = False
 
     def __init__(self, emit: Emit, *, tokens: bool) -> None:
         self._emit = emit
         self._tokens = tokens
+        self.sent: dict[str, int] = {}
+        #: What each chunk says besides.
         self.extra: dict[str, Any] = {}
 
     async def started(self) -> None:
         """A call begins: nothing to tell."""
+        self.sent = {}
 
     async def event(self, kind: Kind, field: str, text: str) -> None:
         """A delta is told."""
         if kind is Kind.DELTA and self._tokens:
-            await self._emit({"type": "token", "field": field, "delta": text, **self.extra})
+            await self.token(field, text)
+
+    async def token(self, field: str, text: str) -> None:
+        """Tell a ``token``."""
+        self.count(field, text)
+        await self._emit({"type": "token", "field": field, "delta": text, **self.extra})
+
+    def count(self, field: str, text: str) -> None:
+        """The host is sent ``text`` of ``field``."""
+        self.sent[field] = self.sent.get(field, 0) + len(text)
 
     async def restart(self) -> None:
-        """What was told is void."""
-        if self._tokens:
+        """What was told, if anything was, is void."""
+        if self.sent:
+            self.sent = {}
             await self._emit({"type": "restart", **self.extra})
 
-    async def answered(self, values: Mapping[str, Any], written: str) -> None:
+    async def answered(self, values: dict[str, Any]) -> None:
         """A call is over: nothing to tell."""
 
 
@@ -42,17 +56,21 @@ class ThoughtListener(TokenListener):
 
     def __init__(self, emit: Emit, *, tokens: bool) -> None:
         super().__init__(emit, tokens=tokens)
+        self._reset()
+
+    def _reset(self) -> None:
         self._lines = Lines()
         self._step = 0
         self._answering = False
         self._thoughts: list[str] = []
 
     async def started(self) -> None:
+        self.sent = {}
         await self._emit({"type": "thinking", "status": "started"})
 
     async def event(self, kind: Kind, field: str, text: str) -> None:
         if kind is Kind.DELTA and self._tokens:
-            await self._emit({"type": "token", "field": field, "delta": text})
+            await self.token(field, text)
         if kind is Kind.THOUGHT:
             # Native thinking beside a reasoning field: steps of their own, in no field.
             self._thoughts.append(text or "\n\n")
@@ -67,9 +85,12 @@ class ThoughtListener(TokenListener):
                 await self._begin_answer()
 
     async def restart(self) -> None:
-        await self._emit({"type": "restart"})
-        self._lines, self._step, self._answering, self._thoughts = Lines(), 0, False, []
-        await self.started()
+        if self.sent or self._step or self._answering:
+            self._reset()
+            await self._emit({"type": "restart"})
+            await self.started()
+        else:
+            self._reset()
 
     def all_reasoning(self, reasoning: str) -> str:
         """The thoughts that came unasked, and the reasoning field."""
@@ -78,6 +99,8 @@ class ThoughtListener(TokenListener):
     async def _tell(self, lines: list[str]) -> None:
         for line in lines:
             self._step += 1
+            if not self._tokens:
+                self.count(REASONING, line)
             await self._emit({"type": "reasoning_step", "step": self._step, "content": line})
 
     async def _begin_answer(self) -> None:

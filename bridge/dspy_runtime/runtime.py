@@ -12,11 +12,15 @@ from bridge.dspy_runtime.lm_build import is_plain
 from bridge.dspy_runtime.mcp_servers import McpServers
 from bridge.dspy_runtime.signatures import SignatureCache
 from bridge.dspy_runtime.tool_shelf import ToolShelf
+from bridge.options import MIB
 
 if TYPE_CHECKING:
     from dspy.adapters import Adapter
 
     from bridge.options import ServeOptions
+
+#: Longest event that a language model's stream may have.
+MAX_EVENT_BYTES = 8 * MIB
 
 _log = logging.getLogger("bridge.dspy")
 
@@ -31,6 +35,7 @@ class Runtime:
         self.mcp = McpServers(dict(options.mcp))
         self.tools = ToolShelf(options.tools, self.mcp)
         self._inline = _inline_steps()
+        _allow_long_events()
 
     def adapter(self, name: str) -> Adapter:
         """The shared adapter ``chat``, ``json`` or ``xml``."""
@@ -61,3 +66,17 @@ def _inline_steps() -> dict[Any, Any]:
         _price_result: executor.FirstInThread(is_plain),
         target: executor.FirstInThread(),
     }
+
+
+def _allow_long_events() -> None:
+    """Have DSPy's engine take stream events of up to ``MAX_EVENT_BYTES``; it refuses a line over 64 KiB.
+
+    Gemini and Ollama send a tool call, however long, in one event, and so do gateways that do not stream.
+    """
+    try:
+        from dspy._vendor.lm15 import sse
+
+        for parse in (sse.parse_sse, sse.aparse_sse):
+            parse.__kwdefaults__.update(max_line_bytes=MAX_EVENT_BYTES, max_event_bytes=MAX_EVENT_BYTES)
+    except (ImportError, AttributeError):
+        _log.info("DSPy's engine is not as known; it may refuse long stream events")

@@ -61,6 +61,7 @@ class Run:
             "send_stream": FieldStream(listeners),
             "stream_listeners": [],
             "usage_tracker": self.usage,
+            "track_usage": True,  # has LiteLLM ask for the usage of streams; otherwise it guesses
         }
         if native_tools:
             settings["adapter"] = adapters.adapter(self.lease.adapter, native_tools=True)

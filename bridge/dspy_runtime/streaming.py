@@ -26,7 +26,7 @@ from bridge.dspy_runtime.field_readers import ChatReader, Kind, Reader, Whole, X
 from bridge.dspy_runtime.json_reader import JsonReader
 from bridge.dspy_runtime.json_schema import to_plain
 from bridge.wire.codec import encode_plain
-from bridge.wire.fallback import plain
+from bridge.wire.fallback import clean, plain
 
 #: Deltas of one call after which the loop is given back: a provider may have sent them all in one packet.
 TURN: Final = 64
@@ -37,6 +37,11 @@ MAX_DEPTH: Final = 100
 class Listener(Protocol):
     """Who is told what one predictor's calls bring."""
 
+    #: Whether it wants to know of ``PROSE`` and ``CALLS``.
+    prose: bool
+    #: How many characters of each field the host was sent since the call began or was taken back.
+    sent: dict[str, int]
+
     async def started(self) -> None:
         """A call begins."""
 
@@ -46,8 +51,8 @@ class Listener(Protocol):
     async def restart(self) -> None:
         """What was told of the current call is void: everything follows anew."""
 
-    async def answered(self, values: Mapping[str, Any], written: str) -> None:
-        """A call is over: the parsed output fields, and the text the model wrote ("" if unknown)."""
+    async def answered(self, values: dict[str, Any]) -> None:
+        """A call is over: the parsed output fields. They may be changed before the program gets them."""
 
 
 _current: ContextVar[_Call | None] = ContextVar("bridge_lm_call", default=None)
@@ -77,8 +82,7 @@ class FieldStream:
         That is done here instead, after a ``restart`` if anything was told.
 
         Raises:
-            whatever the adapter raises; an error after the first delta has ``streamed``, the characters told
-            by field.
+            whatever the adapter raises; as ``streamed`` it has what the listener had ``sent``.
         """
         listener = self._listeners.get(id(dspy.settings.caller_predict))
         if listener is None:
@@ -119,10 +123,11 @@ class _Call:
         #: Where native thinking goes.
         self._thoughts = [name for name, kind in self._fields.items() if kind is dspy.Reasoning]
         self._thinking = False
-        self._reader = _reader(adapter, self._fields, texts)
+        self._reader = _reader(adapter, self._fields, texts, prose=listener.prose)
+        self._calling = not listener.prose
+        self._half = ""
         self._told: dict[str, list[str]] = {}
         self._done: set[str] = set()
-        self._written: list[str] = []
         self._turn = TURN
 
     async def run(self, lm: Any, settings: dict[str, Any], demos: Any, inputs: Any) -> list[dict[str, Any]]:
@@ -131,8 +136,8 @@ class _Call:
         try:
             answers = await _acall(self._adapter, lm, settings, self._signature, demos, inputs)
         except Exception as error:
-            if self._told:
-                error.streamed = {name: sum(map(len, told)) for name, told in self._told.items()}  # type: ignore[attr-defined] # for the host
+            if self._listener.sent:
+                error.streamed = {**self._listener.sent}  # type: ignore[attr-defined] # for the host
             raise
         finally:
             _current.reset(before)
@@ -147,24 +152,38 @@ class _Call:
         if text := delta.content:
             if self._thinking:
                 await self._end_thinking()
-            self._written.append(text)
+            if self._half or "\ud800" <= text[-1] <= "\udbff":
+                text = self._joined(text)
             for kind, field, piece in self._reader.feed(text):
                 await self._tell(kind, field, piece)
         elif thought := getattr(delta, "reasoning_content", None):
             await self._think(thought)
+        elif not self._calling and getattr(delta, "tool_calls", None):
+            self._calling = True
+            if self._thinking:
+                await self._end_thinking()
+            await self._listener.event(Kind.CALLS, "", "")
         self._turn -= 1
         if not self._turn:
             self._turn = TURN
             await asyncio.sleep(0)
 
+    def _joined(self, text: str) -> str:
+        """``text`` with the half of a character that came before it, without one that it ends with."""
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return clean(text)
+
     async def take_back(self) -> None:
         """What was told is void."""
-        if self._told or self._done:
-            await self._listener.restart()
+        await self._listener.restart()
         self._told, self._done = {}, set()
 
     async def _tell(self, kind: Kind, field: str, text: str) -> None:
         if kind is Kind.DELTA:
+            if not text.isascii():
+                text = clean(text)
             self._told.setdefault(field, []).append(text)
         elif kind is Kind.DONE:
             self._done.add(field)
@@ -186,7 +205,7 @@ class _Call:
         for field in self._thoughts:
             await self._tell(Kind.DONE, field, "")
 
-    async def _settle(self, values: Mapping[str, Any]) -> None:
+    async def _settle(self, values: dict[str, Any]) -> None:
         """Tell what is missing, and everything anew if what was told is not what was parsed."""
         if self._thinking:
             await self._end_thinking()
@@ -200,7 +219,7 @@ class _Call:
                 await self._tell(Kind.DELTA, name, rest)
             if name not in self._done:
                 await self._tell(Kind.DONE, name, "")
-        await self._listener.answered(values, "".join(self._written))
+        await self._listener.answered(values)
 
     def _agrees(self, field: str, text: str) -> bool:
         told = self._so_far(field)
@@ -222,18 +241,18 @@ def value_text(value: Any) -> str:
     """A field's value as its deltas joined: a text as it is, None as nothing, everything else as JSON (but
     what is a string in JSON without its quotes)."""
     if value is None or type(value) is str:
-        return value or ""
+        return clean(value or "")
     if isinstance(value, dspy.Reasoning):
-        return str(value.content)
+        return clean(str(value.content))
     encoded = encode_plain(plain(to_plain(value), MAX_DEPTH)).decode()
     return str(json.loads(encoded)) if encoded.startswith('"') else encoded
 
 
-def _reader(adapter: Adapter, fields: Mapping[str, Any], texts: set[str]) -> Reader:
+def _reader(adapter: Adapter, fields: Mapping[str, Any], texts: set[str], *, prose: bool) -> Reader:
     if isinstance(adapter, JSONAdapter):
-        return JsonReader(fields, texts, _whole(fields, json.loads))
+        return JsonReader(fields, texts, _whole(fields, json.loads), prose=prose)
     kind = XmlReader if isinstance(adapter, XMLAdapter) else ChatReader
-    return kind(fields, texts, _whole(fields, str))
+    return kind(fields, texts, _whole(fields, str), prose=prose)
 
 
 def _whole(fields: Mapping[str, Any], read: Callable[[str], Any]) -> Whole:

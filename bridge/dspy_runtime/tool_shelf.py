@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bridge.dspy_runtime.tools import Definition, from_function, tool_runner
+from bridge.dspy_runtime.tools import Definition, from_function
 from bridge.errors import BridgeError, Code
 from bridge.tool_modules import tool_functions
 
 if TYPE_CHECKING:
+    import dspy
+
     from bridge.dspy_runtime.mcp_servers import McpServers
 
 #: Between an MCP server's name and its tool's.
@@ -46,7 +49,7 @@ class ToolShelf:
                         each.tool.desc or "",
                         each.tool.args or {},
                         each.required,
-                        tool_runner(each.tool, threaded=False),
+                        functools.partial(_call, each.tool),
                     )
                     for own, each in (await self._mcp.tools(server)).items()
                     if fnmatchcase(prefix + own, name)
@@ -66,3 +69,7 @@ class ToolShelf:
         if name not in self._known:
             self._known[name] = from_function(name, self._functions[name])
         return self._known[name]
+
+
+async def _call(tool: dspy.Tool, arguments: dict[str, Any]) -> Any:
+    return await tool.acall(**arguments)

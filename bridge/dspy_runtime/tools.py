@@ -14,9 +14,12 @@ from typing import Any, Final
 import dspy
 import jsonschema
 import msgspec
+import pydantic
 from referencing import Registry
 
+from bridge.dspy_runtime.errors import first_problem
 from bridge.dspy_runtime.specs import ToolSpec
+from bridge.dspy_runtime.tool_schema import expand, nullable
 from bridge.errors import BridgeError, Code, invalid_args
 
 #: What OpenAI's and Anthropic's APIs take for a name.
@@ -53,7 +56,7 @@ class Definition:
     ) -> None:
         self.name = name
         self.desc = desc
-        self.args = {each: _nullable(schema) for each, schema in args.items()}
+        self.args = {each: nullable(schema) for each, schema in args.items()}
         self.required = required
         self.run = run
         if missing := [each for each in required if each not in self.args]:
@@ -127,7 +130,12 @@ def _declared(encoded: bytes) -> Definition:
     required = spec.required
     if required is None:
         required = [name for name, schema in spec.args.items() if "default" not in schema]
-    return Definition(spec.name, spec.desc, spec.args, tuple(required))
+    # A reference is into the argument's own schema, or into that of all arguments.
+    args = {
+        name: expand(schema, {"properties": spec.args, **schema}, strict=True)
+        for name, schema in spec.args.items()
+    }
+    return Definition(spec.name, spec.desc, args, tuple(required))
 
 
 def declared(spec: ToolSpec, path: str) -> Definition:
@@ -154,46 +162,46 @@ def from_function(name: str, function: Callable[..., Any]) -> Definition:
         BridgeError: its annotations can not be told to a model.
     """
     try:
-        tool = dspy.Tool(function, name=name)
-        required = tuple(each for each, schema in tool.args.items() if "default" not in schema)
-        variable = {
-            each.name
-            for each in inspect.signature(function).parameters.values()
-            if each.kind is each.VAR_KEYWORD
-        }
+        tool = dspy.Tool(function, name=name)  # for what it makes of annotations and docstrings
+        parameters = inspect.signature(function).parameters.values()
+        variable = {each.name for each in parameters if each.kind is each.VAR_KEYWORD}
         args = {each: schema for each, schema in tool.args.items() if each not in variable}
-        required = tuple(each for each in required if each not in variable)
-        run = tool_runner(tool, threaded=not inspect.iscoroutinefunction(function))
-        return Definition(name, tool.desc or "", args, required, run, open=tool.has_kwargs)
+        required = tuple(each for each, schema in args.items() if "default" not in schema)
+        kinds = {each: pydantic.TypeAdapter(tool.arg_types[each]) for each in args}
+        run = functools.partial(_run_function, function, kinds)
+        return Definition(name, tool.desc or "", args, required, run, open=bool(variable))
     except Exception as error:
         raise BridgeError(
             f"The tool {name!r} can not be used: {type(error).__name__}: {error}", code=Code.TOOL_ERROR
         ) from error
 
 
-def tool_runner(tool: dspy.Tool, *, threaded: bool) -> Runner:
-    """Runs a DSPy tool, which converts arguments to the types of its parameters."""
+async def _run_function(
+    function: Callable[..., Any], kinds: Mapping[str, pydantic.TypeAdapter[Any]], arguments: dict[str, Any]
+) -> Any:
+    converted = {name: _converted(name, value, kinds.get(name)) for name, value in arguments.items()}
+    if inspect.iscoroutinefunction(function):
+        return await function(**converted)
+    call = functools.partial(contextvars.copy_context().run, _caught, function, converted)
+    value, error = await asyncio.get_running_loop().run_in_executor(_threads, call)
+    if error is not None:
+        raise error
+    return value
 
-    async def run(arguments: dict[str, Any]) -> Any:
-        if not threaded:
-            return await tool.acall(**arguments)
-        call = functools.partial(contextvars.copy_context().run, functools.partial(tool, **arguments))
-        return await asyncio.get_running_loop().run_in_executor(_threads, call)
 
-    return run
+def _converted(name: str, value: Any, kind: pydantic.TypeAdapter[Any] | None) -> Any:
+    if kind is None:
+        return value
+    try:
+        return kind.validate_python(value)
+    except pydantic.ValidationError as error:
+        problem = f"The argument {name!r} does not fit: {first_problem(error)}"
+    raise BridgeError(problem, code=Code.TOOL_ERROR)
 
 
-def _nullable(schema: Any) -> Any:
-    """OpenAPI's ``nullable`` in JSON Schema's own words."""
-    if isinstance(schema, list):
-        return [_nullable(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {name: _nullable(each) for name, each in schema.items() if name != "nullable"}
-    if schema.get("nullable") is True:
-        kind = found.get("type")
-        if isinstance(kind, str):
-            found["type"] = [kind, "null"]
-        if isinstance(found.get("enum"), list) and None not in found["enum"]:
-            found["enum"] = [*found["enum"], None]
-    return found
+def _caught(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, BaseException | None]:
+    """What a function gives or raises. Some exceptions mean something to the executor and to futures."""
+    try:
+        return function(**arguments), None
+    except BaseException as error:  # noqa: BLE001 - told to the model
+        return None, error

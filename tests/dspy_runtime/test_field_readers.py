@@ -54,10 +54,13 @@ def cut(text: str, places: list[int]) -> list[str]:
 class Told:
     """A listener that keeps what it is told, as a host does."""
 
+    prose = False
+
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
         self.done: list[str] = []
         self.thoughts = ""
+        self.sent: dict[str, int] = {}
         self.restarts = 0
 
     async def started(self) -> None:
@@ -77,7 +80,7 @@ class Told:
         self.restarts += 1
         self.fields, self.done = {}, []
 
-    async def answered(self, values: Any, written: str) -> None:
+    async def answered(self, values: Any) -> None:
         self.values = values
 
 
