@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,7 @@ def _allow_long_events() -> None:
     Gemini and Ollama send a tool call, however long, in one event, and so do gateways that do not stream.
     """
     try:
-        from dspy._vendor.lm15 import sse
-
+        sse = importlib.import_module("dspy._vendor.lm15.sse")
         for parse in (sse.parse_sse, sse.aparse_sse):
             parse.__kwdefaults__.update(max_line_bytes=MAX_EVENT_BYTES, max_event_bytes=MAX_EVENT_BYTES)
     except (ImportError, AttributeError):
