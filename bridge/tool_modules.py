@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
+from bridge.options import ServeOptions
 from bridge.registry import RegistrationError
+
+#: Between an MCP server's name and its tool's.
+SEPARATOR: Final = "__"
 
 
 def tool_functions(modules: Iterable[str]) -> dict[str, Callable[..., Any]]:
@@ -27,6 +31,11 @@ def tool_functions(modules: Iterable[str]) -> dict[str, Callable[..., Any]]:
                 raise RegistrationError(f"the tool {name!r} of {module!r} is there already")
             found[name] = function
     return found
+
+
+def tool_names(options: ServeOptions) -> list[str]:
+    """The tools that a worker with ``options`` offers: functions, and all of an MCP server's as a pattern."""
+    return [*tool_functions(options.tools), *(f"{name}{SEPARATOR}*" for name, _ in options.mcp)]
 
 
 def _functions(name: str) -> dict[str, Callable[..., Any]]:

@@ -11,6 +11,7 @@ import msgspec
 from bridge._version import __version__
 from bridge.context import Context
 from bridge.registry import Command, command
+from bridge.tool_modules import tool_names
 from bridge.wire.messages import PROTOCOL_VERSION, FinalChunk
 
 DISTRIBUTIONS = ("dspy", "orjson", "msgspec")
@@ -43,7 +44,10 @@ class DescribeArgs(msgspec.Struct, forbid_unknown_fields=True):
 
 @command("describe")
 async def describe(args: DescribeArgs, ctx: Context) -> dict[str, Any]:
-    """Tell the commands with their args and chunks as JSON Schema, the limits and the versions."""
+    """Tell the commands with their args and chunks as JSON Schema, the limits and the versions.
+
+    ``tools``: names of those the worker was started with, ``server__*`` for all of an MCP server's.
+    """
     registry = ctx.worker.registry
     chosen = list(registry) if args.name is None else [registry.get(args.name)]
     return {
@@ -52,6 +56,7 @@ async def describe(args: DescribeArgs, ctx: Context) -> dict[str, Any]:
         "versions": versions(),
         "limits": ctx.options.limits(),
         "commands": {item.name: describe_command(item) for item in chosen},
+        "tools": tool_names(ctx.options),
     }
 
 

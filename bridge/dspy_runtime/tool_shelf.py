@@ -5,19 +5,16 @@ from __future__ import annotations
 import difflib
 import functools
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from bridge.dspy_runtime.tools import Definition, from_function
 from bridge.errors import BridgeError, Code
-from bridge.tool_modules import tool_functions
+from bridge.tool_modules import SEPARATOR, tool_functions
 
 if TYPE_CHECKING:
     import dspy
 
     from bridge.dspy_runtime.mcp_servers import McpServers
-
-#: Between an MCP server's name and its tool's.
-SEPARATOR: Final = "__"
 
 
 class ToolShelf:

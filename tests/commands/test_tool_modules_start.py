@@ -90,3 +90,11 @@ def test_wrapped_functions_and_defaults_of_all_kinds(spawn: Spawn, tmp_path: Pat
     assert result(worker, "greet", {"name": "ann"}) == "HELLO ANN"
     assert result(worker, "mood", {}) == "Moodgood"
     assert result(worker, "mood", {"how": "bad"}) == "Moodbad"
+
+
+def test_describe_names_the_tools(spawn: Spawn) -> None:
+    worker = spawn("--tools", "tests.support.agent_tools", "--mcp", "calc=python calc.py")
+    told = worker.call("describe")["tools"]
+    assert told[-1] == "calc__*"
+    assert set(told[:-1]) == set(tool_functions(["tests.support.agent_tools"]))
+    assert spawn().call("describe")["tools"] == []
