@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bridge.wire.session import Stream
@@ -96,12 +96,12 @@ class Context:
         """Have the request's terminal chunk, whichever it will be, carry ``name``."""
         self._stream.labels[name] = value
 
-    async def emit(self, chunk: Any) -> None:
-        """Send a chunk now, from inside a callback; waits for credit and for a host that reads.
+    def emit(self, chunk: Any) -> Awaitable[None]:
+        """Send a chunk now, from inside a callback; awaiting it waits for credit and for a host that reads.
 
         For asynchronous handlers; others just yield.
         """
-        await self._host.emit(chunk)
+        return self._host.emit(chunk)
 
     def new_call_id(self) -> str:
         """A ``call_id`` for something that the host need not answer; if it does, that counts as late."""

@@ -32,10 +32,14 @@ class TokenListener:
         if kind is Kind.DELTA and self._tokens:
             await self.token(field, text)
 
-    async def token(self, field: str, text: str) -> None:
+    def token(self, field: str, text: str) -> Awaitable[None]:
         """Tell a ``token``."""
-        self.count(field, text)
-        await self._emit({"type": "token", "field": field, "delta": text, **self.extra})
+        sent = self.sent
+        sent[field] = sent.get(field, 0) + len(text)
+        chunk = {"type": "token", "field": field, "delta": text}
+        if self.extra:
+            chunk |= self.extra
+        return self._emit(chunk)
 
     def count(self, field: str, text: str) -> None:
         """The host is sent ``text`` of ``field``."""

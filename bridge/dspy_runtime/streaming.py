@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import UnionType
 from typing import Any, Final, Protocol, Union, get_args, get_origin
@@ -180,14 +180,14 @@ class _Call:
         await self._listener.restart()
         self._told, self._done = {}, set()
 
-    async def _tell(self, kind: Kind, field: str, text: str) -> None:
+    def _tell(self, kind: Kind, field: str, text: str) -> Awaitable[None]:
         if kind is Kind.DELTA:
             if not text.isascii():
                 text = clean(text)
             self._told.setdefault(field, []).append(text)
         elif kind is Kind.DONE:
             self._done.add(field)
-        await self._listener.event(kind, field, text)
+        return self._listener.event(kind, field, text)
 
     async def _think(self, thought: str) -> None:
         self._thinking = True
