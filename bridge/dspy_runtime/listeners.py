@@ -78,7 +78,7 @@ class ThoughtListener(TokenListener):
         if kind is Kind.THOUGHT:
             # Native thinking beside a reasoning field: steps of their own, in no field.
             self._thoughts.append(text or "\n\n")
-            await self._tell(self._lines.add(text) if text else self._lines.end())
+            await self._tell(self._lines.add(text) if text else self._lines.end(), counted=True)
         elif field != REASONING:
             await self._begin_answer()
         elif kind is Kind.DELTA:
@@ -100,10 +100,10 @@ class ThoughtListener(TokenListener):
         """The thoughts that came unasked, and the reasoning field."""
         return "".join(self._thoughts) + reasoning if reasoning else "".join(self._thoughts).strip()
 
-    async def _tell(self, lines: list[str]) -> None:
+    async def _tell(self, lines: list[str], *, counted: bool = False) -> None:
         for line in lines:
             self._step += 1
-            if not self._tokens:
+            if counted or not self._tokens:
                 self.count(REASONING, line)
             await self._emit({"type": "reasoning_step", "step": self._step, "content": line})
 

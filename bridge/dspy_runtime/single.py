@@ -14,6 +14,7 @@ from bridge.dspy_runtime.json_schema import to_plain
 from bridge.dspy_runtime.specs import CallConfig, config_kwargs
 from bridge.dspy_runtime.streaming import FieldStream, Listener
 from bridge.dspy_runtime.usage import CallUsage
+from bridge.errors import invalid_args
 
 if TYPE_CHECKING:
     from bridge.context import Context
@@ -74,6 +75,10 @@ class Run:
         return prediction
 
 
+#: Where inputs stand that were given as ``question``.
+SHORTHAND = "$.args"
+
+
 class Request(Protocol):
     """What of a request's args says how to run."""
 
@@ -98,6 +103,12 @@ def prepared(
         for name, value in lease.terminal_fields.items():
             ctx.label(name, value)
         compiled = runtime.signatures.compile(args.signature)
+        if path == SHORTHAND and "question" not in compiled.signature.input_fields:
+            names = ", ".join(compiled.signature.input_fields)
+            raise invalid_args(
+                f'The signature has no input field "question"; give "inputs" with {names}.',
+                f"{path}.question",
+            )
         run = Run(runtime, lease, compiled, compiled.coerce(inputs, path), args.config)
         ctx.label("usage", run.usage.usage)
         yield run

@@ -211,6 +211,10 @@ class _Call:
             await self._end_thinking()
         for kind, field, piece in self._reader.finish():
             await self._tell(kind, field, piece)
+        for name in self._thoughts:
+            # Asked to think by itself, the model wrote its reasoning as text; DSPy would drop it.
+            if values.get(name) is None and name in self._done:
+                values[name] = dspy.Reasoning(content=self._so_far(name))
         wanted = {name: value_text(values.get(name)) for name in self._fields}
         if not all(self._agrees(name, text) for name, text in wanted.items()):
             await self.take_back()

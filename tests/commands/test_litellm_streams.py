@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.conftest import Spawn
 from tests.support.handlers import KEY
 from tests.support.provider import Provider, Recorded, Reply
-from tests.conftest import Spawn
 
 ANSWER = "[[ ## reasoning ## ]]\nFirst.\nSecond.\n\n[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
 JSON = json.dumps({"reasoning": "Again.\nAnd so.", "answer": "43"})
