@@ -26,7 +26,9 @@ from bridge.errors import BridgeError, Code, invalid_args
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Tools of Python modules that may run at the same time; further ones wait.
 THREADS: Final = 32
+#: Declarations that are kept, as hosts send the same ones again and again, and how long each may be.
 MAX_CACHED: Final = 1024
+MAX_CACHED_BYTES: Final = 16 * 1024
 
 #: Runs a tool with arguments that were checked.
 Runner = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -149,8 +151,9 @@ def declared(spec: ToolSpec, path: str) -> Definition:
             f"{spec.name[:100]!r} can not be a tool's name: up to 64 letters, digits, _ and - are needed.",
             f"{path}.name",
         )
+    encoded = msgspec.json.encode(spec)
     try:
-        return _declared(msgspec.json.encode(spec))
+        return (_declared if len(encoded) < MAX_CACHED_BYTES else _declared.__wrapped__)(encoded)
     except (ValueError, RecursionError) as error:
         raise invalid_args(f"The tool {spec.name!r}: {error}.", f"{path}.args") from None
 
