@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bridge import tool_threads
 from bridge._version import __version__
 from bridge.context import Context
 from bridge.registry import Command, command
@@ -101,4 +102,6 @@ async def stats(args: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Tell the worker's counters: requests, chunks, bytes, errors, memory, and its language models."""
     from bridge.dspy_runtime import loader
 
-    return {**ctx.worker.stats(), "dspy": loader.snapshot()}
+    told = ctx.worker.stats()
+    told["abandoned_threads"] += tool_threads.abandoned()
+    return {**told, "dspy": loader.snapshot()}

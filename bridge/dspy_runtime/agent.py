@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -38,6 +39,11 @@ _RESERVED: Final = {
     "native": {"history", "tools", "next_thought", "tool_calls", "termination_reason", "max_iters"},
 }
 _THOUGHT: Final = "next_thought"
+_TRACEBACK: Final = "Traceback (most recent call last):"
+# A line of a stack trace: Python's, JavaScript's and Java's, Elixir's and Erlang's, Ruby's.
+_FRAME: Final = re.compile(
+    r"\s*(?:File \".*\", line \d+|at \S.*[:(]\d+|(?:\(\S+ \S+\) )?\S+\.(?:exs?|erl):\d+:|from \S+:\d+:in )"
+)
 
 
 class Agent:
@@ -176,8 +182,17 @@ def describe(error: BaseException, *, typed: bool = True) -> str:
         text = ""
     if typed and not isinstance(error, BridgeError):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    text = redact(str(harmless(text)))
+    text = redact(_without_stack(str(harmless(text))))
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
+
+
+def _without_stack(text: str) -> str:
+    """``text`` without stack traces: of Python's the last line stays, of others what no frame is."""
+    if _TRACEBACK in text:
+        before, _, trace = text.partition(_TRACEBACK)
+        lines = [line for line in trace.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
+        text = " ".join(filter(None, [before.strip(), lines[-1] if lines else ""]))
+    return "\n".join(line for line in text.splitlines() if not _FRAME.match(line))
 
 
 class StepListener(TokenListener):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,6 +46,8 @@ _TIMEOUT_NAMES = (
     "Timeout",
 )
 
+_NO_JSON = "must be a JSON-compatible value"
+
 HOW_TO_CONFIGURE = (
     'Send a configure command, pass "lm", or start the worker with --model or DSPY_BRIDGE_MODEL.'
 )
@@ -71,12 +74,18 @@ def to_bridge_error(error: BaseException, lm: Mapping[str, Any] | None = None) -
         found.details = {**(found.details or {}), **lm}
     if streamed := getattr(error, "streamed", None):
         found.details = {**(found.details or {}), "streamed": streamed}
+        status = found.details.get("status")
+        if found.code is Code.LM_ERROR and not (isinstance(status, int) and 400 <= status < 500):
+            # It was writing already: whatever ended that is not for the request to mend.
+            found.code, found.retryable = Code.LM_UNAVAILABLE, True
     return found
 
 
 def _translated(error: BaseException) -> BridgeError:
     if isinstance(error, BridgeError):
         return error
+    if any(_NO_JSON in str(each) for each in _chain(error)):
+        return _no_json(error)
     if isinstance(error, dspy.DSPyError):
         return _from_dspy(error)
     if isinstance(error, pydantic.ValidationError):
@@ -86,6 +95,16 @@ def _translated(error: BaseException) -> BridgeError:
     if isinstance(error, ImportError) and "litellm" in str(error).lower():
         return BridgeError(INSTALL_LITELLM, code=Code.LM_NOT_CONFIGURED)
     return from_exception(error)
+
+
+def _no_json(error: BaseException) -> BridgeError:
+    # DSPy's engine reads answers in JSON itself, and fails at numbers that JSON has not.
+    written = getattr(error, "written", "")
+    return BridgeError(
+        "The language model's answer is no JSON: it holds NaN or an infinite number.",
+        code=Code.LM_OUTPUT_INVALID,
+        details={"raw": written[:MAX_RAW_CHARS]} if written else None,
+    )
 
 
 def first_problem(error: pydantic.ValidationError) -> str:
@@ -119,7 +138,7 @@ def _details(error: dspy.DSPyError) -> dict[str, Any]:
     names = ("model", "provider", "status", "request_id")
     details = {name: value for name in names if (value := getattr(error, name, None)) is not None}
     if isinstance(error, dspy.AdapterParseError) and isinstance(error.lm_response, str):
-        details["raw"] = error.lm_response[:MAX_RAW_CHARS]
+        details["raw"] = _raw(error)[:MAX_RAW_CHARS]
     return details
 
 
@@ -133,9 +152,21 @@ def _retry_after_ms(seconds: Any) -> int | None:
 
 def _parse_message(error: dspy.AdapterParseError) -> str:
     fields = ", ".join(error.signature.output_fields)
-    answer = _short(error.lm_response or "", 200)
+    answer = _short(_raw(error), 200)
     said = f" It said: {answer}" if answer else ""
     return f"The language model's answer could not be read as the output fields ({fields}).{said}"
+
+
+def _raw(error: dspy.AdapterParseError) -> str:
+    """What the model said. Of an answer without text DSPy keeps how Python shows it: its thoughts count."""
+    text = error.lm_response or ""
+    if text.startswith("{'text': "):
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return text
+        return str(found.get("text") or found.get("reasoning_content") or "")
+    return text
 
 
 def _short(text: str, limit: int = MAX_MESSAGE_CHARS) -> str:

@@ -180,6 +180,23 @@ class ChatReader(_Stripped):
         self._header_line = False
         self._after_cr = False
 
+    def feed(self, text: str) -> list[Event]:
+        # Nearly every piece is a word within a line: told in a third of the time that the long way takes.
+        if (
+            self._start is None
+            and self._is_text
+            and self._begun
+            and not self._after_cr
+            and (field := self._field) is not None
+            and not _BREAK.search(text)
+        ):
+            kept = text.rstrip()
+            if kept:
+                told = "".join(self._held) + kept if self._held else kept
+                self._held = [text[len(kept) :]] if len(kept) != len(text) else []
+                return [(Kind.DELTA, field, told)]
+        return super().feed(text)
+
     def _read(self, text: str) -> None:
         if self._after_cr and text:
             self._after_cr = False

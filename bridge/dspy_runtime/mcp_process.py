@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, cast
 
+from bridge import children
+
 #: Longest message of a server, in bytes.
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 #: Longest line of a server's stderr that is logged, in bytes; the rest of a longer one is dropped.
@@ -74,6 +76,7 @@ class ServerProcess(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.SubprocessTransport", transport)
         self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
+        children.groups.add(self._transport.get_pid())
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         assert isinstance(data, bytes)
@@ -98,6 +101,7 @@ class ServerProcess(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has exited, and nothing it left behind holds its pipes."""
+        children.groups.discard(self._transport.get_pid())
         self._gone.set_result(None)
 
     def _say(self, line: bytes) -> None:

@@ -30,7 +30,9 @@ MAX_NAME_CHARS = 100
 MAX_DESC_CHARS = 20_000
 
 #: What a predictor takes beside its inputs.
-_RESERVED = frozenset({"lm", "config", "demos", "signature", "new_signature", "prediction", "self"})
+_RESERVED = frozenset(
+    {"lm", "config", "demos", "signature", "new_signature", "prediction", "completions", "self"}
+)
 _PATH = "$.args.signature"
 # DSPy turns what stands between such markers, in any user message, into images, files and other parts.
 # Only its own media types may write them: in an item's text they would let data name files and addresses.

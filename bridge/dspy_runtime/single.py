@@ -109,7 +109,9 @@ def prepared(
                 f'The signature has no input field "question"; give "inputs" with {names}.',
                 f"{path}.question",
             )
-        run = Run(runtime, lease, compiled, compiled.coerce(inputs, path), args.config)
+        with dspy.context(lm=lease.lm):  # what a provider takes decides what becomes of media
+            coerced = compiled.coerce(inputs, path)
+        run = Run(runtime, lease, compiled, coerced, args.config)
         ctx.label("usage", run.usage.usage)
         yield run
 

@@ -126,6 +126,7 @@ class _Call:
         self._reader = _reader(adapter, self._fields, texts, prose=listener.prose)
         self._calling = not listener.prose
         self._half = ""
+        self._written: list[str] = []
         self._told: dict[str, list[str]] = {}
         self._done: set[str] = set()
         self._turn = TURN
@@ -136,6 +137,7 @@ class _Call:
         try:
             answers = await _acall(self._adapter, lm, settings, self._signature, demos, inputs)
         except Exception as error:
+            error.written = "".join(self._written)  # type: ignore[attr-defined] # for the host
             if self._listener.sent:
                 error.streamed = {**self._listener.sent}  # type: ignore[attr-defined] # for the host
             raise
@@ -154,6 +156,7 @@ class _Call:
                 await self._end_thinking()
             if self._half or "\ud800" <= text[-1] <= "\udbff":
                 text = self._joined(text)
+            self._written.append(text)
             for kind, field, piece in self._reader.feed(text):
                 await self._tell(kind, field, piece)
         elif thought := getattr(delta, "reasoning_content", None):
@@ -249,6 +252,8 @@ def value_text(value: Any) -> str:
     if isinstance(value, dspy.Reasoning):
         return clean(str(value.content))
     encoded = encode_plain(plain(to_plain(value), MAX_DEPTH)).decode()
+    if encoded == "null":  # what JSON has no number for
+        return ""
     return str(json.loads(encoded)) if encoded.startswith('"') else encoded
 
 

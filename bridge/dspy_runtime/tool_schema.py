@@ -68,6 +68,30 @@ def nullable(schema: Any) -> Any:
     return found
 
 
+def without_patterns(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Schemas by name, without regular expressions at any depth."""
+    return {name: _without_patterns(each) for name, each in schemas.items()}
+
+
+def _without_patterns(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_patterns(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    dropped = {"pattern", "patternProperties"}
+    if "patternProperties" in schema:  # without it these would refuse what it allows
+        dropped |= {"additionalProperties", "unevaluatedProperties"}
+    return {
+        key: value
+        if key in _DATA
+        else without_patterns(value)
+        if key in _NAMED and isinstance(value, dict)
+        else _without_patterns(value)
+        for key, value in schema.items()
+        if key not in dropped
+    }
+
+
 def _target(reference: str, root: Any) -> dict[str, Any] | None:
     """What a JSON pointer (``#/$defs/Point``) means in ``root``; None when there is no schema there."""
     if not reference.startswith("#"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import dspy
 import jsonschema
@@ -17,30 +14,31 @@ import msgspec
 import pydantic
 from referencing import Registry
 
+from bridge import tool_threads
 from bridge.dspy_runtime.errors import first_problem
 from bridge.dspy_runtime.specs import ToolSpec
-from bridge.dspy_runtime.tool_schema import expand, nullable
+from bridge.dspy_runtime.tool_schema import expand, nullable, without_patterns
 from bridge.errors import BridgeError, Code, invalid_args
 
 #: What OpenAI's and Anthropic's APIs take for a name.
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: Tools of Python modules that may run at the same time; further ones wait.
-THREADS: Final = 32
 #: Declarations that are kept, as hosts send the same ones again and again, and how long each may be.
 MAX_CACHED: Final = 1024
 MAX_CACHED_BYTES: Final = 16 * 1024
 
+# What DSPy's engine makes of a native call's arguments that are no JSON, or no object.
+_NO_OBJECT: Final = ({"partial_json"}, {"value"})
+
 #: Runs a tool with arguments that were checked.
 Runner = Callable[[dict[str, Any]], Awaitable[Any]]
-
-_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tool")
 
 
 class Definition:
     """A tool: what a model is told of it, and how it is run (``run`` None: by the host).
 
     ``args`` are JSON Schemas by argument, ``required`` the arguments that must be there, ``open`` whether
-    others may be.
+    others may be. A ``pattern`` is told to the model and not held against its answers: one that a model
+    meets with the right text could keep the worker busy for ever.
 
     Raises:
         ValueError: ``args`` are no JSON Schemas.
@@ -70,11 +68,14 @@ class Definition:
             where = ".".join(str(part) for part in error.absolute_path)
             raise ValueError(f"{where}: {error.message[:300]}") from None
         # An empty registry: what a $ref names elsewhere is never fetched.
-        self._validator = jsonschema.Draft202012Validator(schema, registry=Registry())
+        checked = schema | {"properties": without_patterns(self.args)}
+        self._validator = jsonschema.Draft202012Validator(checked, registry=Registry())
         self._open = open
 
     def problem(self, arguments: dict[str, Any]) -> str | None:
         """What is wrong with a call's arguments, for the model that made it; None if nothing is."""
+        if arguments.keys() in _NO_OBJECT and not arguments.keys() <= self.args.keys():
+            return "The arguments are not a JSON object."
         for name in arguments:
             if name not in self.args and not self._open:
                 known = f"There are: {', '.join(self.args)}." if self.args else "It takes none."
@@ -165,12 +166,18 @@ def from_function(name: str, function: Callable[..., Any]) -> Definition:
         BridgeError: its annotations can not be told to a model.
     """
     try:
-        tool = dspy.Tool(function, name=name)  # for what it makes of annotations and docstrings
+        tool = dspy.Tool(function, name=name)  # for what it makes of docstrings and defaults
         parameters = inspect.signature(function).parameters.values()
         variable = {each.name for each in parameters if each.kind is each.VAR_KEYWORD}
-        args = {each: schema for each, schema in tool.args.items() if each not in variable}
+        # DSPy leaves the constraints of Annotated out.
+        hints = get_type_hints(function, include_extras=True)
+        kinds = {
+            each.name: pydantic.TypeAdapter(hints.get(each.name, Any))
+            for each in parameters
+            if each.name not in variable
+        }
+        args = {each: _schema(kind, tool.args[each]) for each, kind in kinds.items()}
         required = tuple(each for each, schema in args.items() if "default" not in schema)
-        kinds = {each: pydantic.TypeAdapter(tool.arg_types[each]) for each in args}
         run = functools.partial(_run_function, function, kinds)
         return Definition(name, tool.desc or "", args, required, run, open=bool(variable))
     except Exception as error:
@@ -183,13 +190,19 @@ async def _run_function(
     function: Callable[..., Any], kinds: Mapping[str, pydantic.TypeAdapter[Any]], arguments: dict[str, Any]
 ) -> Any:
     converted = {name: _converted(name, value, kinds.get(name)) for name, value in arguments.items()}
-    if inspect.iscoroutinefunction(function):
-        return await function(**converted)
-    call = functools.partial(contextvars.copy_context().run, _caught, function, converted)
-    value, error = await asyncio.get_running_loop().run_in_executor(_threads, call)
-    if error is not None:
-        raise error
-    return value
+    # What the tool asks of language models is its own business, and no part of the agent's stream.
+    with dspy.context(send_stream=None, stream_listeners=[]):
+        if inspect.iscoroutinefunction(function):
+            return await function(**converted)
+        value = await tool_threads.run(function, converted)
+        # A decorated coroutine function may look like any other.
+        return await value if inspect.isawaitable(value) else value
+
+
+def _schema(kind: pydantic.TypeAdapter[Any], known: dict[str, Any]) -> dict[str, Any]:
+    schema = kind.json_schema()
+    expanded: dict[str, Any] = expand(schema, schema)
+    return expanded | {key: known[key] for key in ("default", "description") if key in known}
 
 
 def _converted(name: str, value: Any, kind: pydantic.TypeAdapter[Any] | None) -> Any:
@@ -200,11 +213,3 @@ def _converted(name: str, value: Any, kind: pydantic.TypeAdapter[Any] | None) ->
     except pydantic.ValidationError as error:
         problem = f"The argument {name!r} does not fit: {first_problem(error)}"
     raise BridgeError(problem, code=Code.TOOL_ERROR)
-
-
-def _caught(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, BaseException | None]:
-    """What a function gives or raises. Some exceptions mean something to the executor and to futures."""
-    try:
-        return function(**arguments), None
-    except BaseException as error:  # noqa: BLE001 - told to the model
-        return None, error

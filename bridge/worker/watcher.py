@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from bridge import children
+
 #: How long the loop may take to end the process after the host's death or a second signal.
 OVERDUE_S: Final = 0.6
 #: Where the kernel has no pidfd, the parent is looked at this often.
@@ -122,10 +124,16 @@ def _can_bring_more(stdin: int) -> bool:
 
 
 def exit_when_overdue(code: int, after_s: float = OVERDUE_S) -> None:
-    """End the process with ``code`` in ``after_s`` seconds unless it has ended by itself."""
-    timer = threading.Timer(after_s, os._exit, (code,))
+    """End the process, and those it started, with ``code`` in ``after_s`` seconds unless it has ended by
+    itself."""
+    timer = threading.Timer(after_s, _exit, (code,))
     timer.daemon = True
     timer.start()
+
+
+def _exit(code: int) -> None:
+    children.kill_all()
+    os._exit(code)
 
 
 def die_with_parent() -> None:
