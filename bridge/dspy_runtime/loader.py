@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import tempfile
@@ -126,7 +127,11 @@ def _load(options: ServeOptions) -> Runtime:
     )
     from bridge.dspy_runtime.runtime import Runtime
 
-    return Runtime(options)
+    loaded = Runtime(options)
+    # Half a million objects that live as long as the process: a full collection would look at each again and
+    # again, 100 ms at a time, in the middle of streams.
+    gc.freeze()
+    return loaded
 
 
 def _trim_keys() -> None:

@@ -191,6 +191,38 @@ async def _read_stream(port: int, number: int, prompt: str) -> None:
     _write(b'{"id":%d,"done":true}\n' % number)
 
 
+def dspy_streams(port: str) -> None:
+    """DSPy's own streams of the model at ``port``, told to nobody. Lines of stdin as for :func:`sse`."""
+    import dspy
+
+    dspy.configure(trace=None, disable_history=True)
+    base = f"http://127.0.0.1:{port}/v1"
+    settings = {"engine": "lm15", "cache": False, "api_base": base, "api_key": "sk-no-key-at-all"}
+    lms = [dspy.LM("openai/gpt-4o-mini", **settings) for _ in range(2)]  # 100 connections each
+    _write(b"ready\n")
+    asyncio.run(_dspy_streams(lms))
+
+
+async def _dspy_streams(lms: list[Any]) -> None:
+    import dspy
+
+    class Sink:
+        async def send(self, chunk: object) -> None:
+            """Nobody hears it."""
+
+    program = dspy.ChainOfThought("question -> answer")
+
+    async def one(number: int, question: str) -> None:
+        with dspy.context(lm=lms[number % len(lms)], send_stream=Sink(), stream_listeners=[]):
+            await program.acall(question=question)
+
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        streams, tokens, period = line.split()
+        await asyncio.gather(*(one(number, f"pace {tokens} {period}") for number in range(int(streams))))
+        _write(b"done\n")
+
+
 def _write(data: bytes | bytearray) -> None:
     rest = memoryview(data)
     while rest:
@@ -205,6 +237,7 @@ FLOORS = {
     "answer": answer,
     "idle": idle,
     "sse": sse,
+    "dspy": dspy_streams,
 }
 
 if __name__ == "__main__":
