@@ -128,8 +128,8 @@ def _load(options: ServeOptions) -> Runtime:
     from bridge.dspy_runtime.runtime import Runtime
 
     loaded = Runtime(options)
-    # Some 70,000 objects that live as long as the process: a full collection would look at each of them, 50 ms
-    # long, in the middle of streams.
+    # Some 70,000 objects that live as long as the process: a full collection would look at each of them, for
+    # 50 ms, in the middle of streams.
     gc.freeze()
     return loaded
 
