@@ -14,6 +14,7 @@ import keyword
 import types
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
+import dspy
 import pydantic
 from dspy.adapters.utils import get_annotation_name
 
@@ -64,7 +65,8 @@ class SchemaModel(pydantic.BaseModel):
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` with every model made here as an object of the schema's properties, absent ones left out."""
+    """``value`` with every model made here as an object of the schema's properties, absent ones left out, and
+    reasoning as its text."""
     if isinstance(value, SchemaModel):
         kept = {
             field.alias or name: to_plain(item)
@@ -73,6 +75,8 @@ def to_plain(value: Any) -> Any:
             or (name in value.model_fields_set and _ABSENT not in field.metadata)
         }
         return kept | {name: to_plain(item) for name, item in (value.model_extra or {}).items()}
+    if isinstance(value, dspy.Reasoning):
+        return value.content
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):

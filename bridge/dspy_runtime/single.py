@@ -118,11 +118,7 @@ def prepared(
 
 def output(prediction: Mapping[str, Any], names: Any) -> dict[str, Any]:
     """The fields ``names`` of a prediction, as they are told to a host."""
-    return {name: _told(prediction[name]) for name in names if name in prediction}
-
-
-def _told(value: Any) -> Any:
-    return value.content if isinstance(value, dspy.Reasoning) else to_plain(value)
+    return {name: to_plain(prediction[name]) for name in names if name in prediction}
 
 
 def single_predictor(program: dspy.Module) -> dspy.Predict:

@@ -249,8 +249,6 @@ def value_text(value: Any) -> str:
     what is a string in JSON without its quotes)."""
     if value is None or type(value) is str:
         return clean(value or "")
-    if isinstance(value, dspy.Reasoning):
-        return clean(str(value.content))
     encoded = encode_plain(plain(to_plain(value), MAX_DEPTH)).decode()
     if encoded == "null":  # what JSON has no number for
         return ""

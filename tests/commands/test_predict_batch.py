@@ -70,6 +70,16 @@ def test_chain_of_thought_and_adapters(adapter: str) -> None:
         Harness().batch([], lm=lm, signature="a -> reasoning", module="chain_of_thought")
 
 
+@pytest.mark.parametrize("adapter", ["chat", "json", "xml"])
+def test_reasoning_is_told_as_its_text(adapter: str) -> None:
+    lm = scripted({"outputs": {"why": "Because.\nSo.", "completion": "France"}})
+    signature = "text -> why: dspy.Reasoning, completion"
+    if adapter == "json":  # the scripted model answers what the schema asks for
+        lm = scripted({"outputs": {"why": {"content": "Because.\nSo."}, "completion": "France"}})
+    chunks = Harness().batch(ITEMS[:1], lm=lm, adapter=adapter, signature=signature)
+    assert chunks[0]["output"] == {"why": "Because.\nSo.", "completion": "France"}
+
+
 def test_a_failing_item_stops_nothing_and_names_the_field() -> None:
     items = [
         {"text": "a"},
