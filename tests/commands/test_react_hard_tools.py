@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -144,14 +145,18 @@ def test_a_second_sigterm_leaves_no_mcp_server_behind(spawn: Spawn, pause_s: flo
         for path in Path("/proc").glob("[0-9]*/stat")
         if path.read_text().rpartition(")")[2].split()[1] == str(worker.pid)
     )
-    worker.terminate()
-    time.sleep(pause_s)  # the worker may be anywhere in its end
-    worker.terminate()
-    assert worker.process.wait(10) == 0
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _lives(server):
-        time.sleep(0.01)
-    assert not _lives(server)
+    try:
+        worker.terminate()
+        time.sleep(pause_s)  # the worker may be anywhere in its end
+        worker.terminate()
+        assert worker.process.wait(10) == 0
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and _lives(server):
+            time.sleep(0.01)
+        assert not _lives(server)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 def _lives(pid: int) -> bool:
@@ -159,14 +164,3 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def teardown_module() -> None:
-    """Nothing stubborn outlives a test that failed."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(SERVER).encode() in words and b"stubborn" in words:
-            os.kill(int(path.parent.name), signal.SIGKILL)
