@@ -90,7 +90,7 @@ def _schema(kind: type) -> dict[str, Any]:
         return {"type": "object"}
     try:
         (schema,), components = msgspec.json.schema_components([kind], schema_hook=lambda _: {})
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # msgspec has no schema for some types that it can decode
         return {"type": "object"}
     reference = str(schema.get("$ref", "")).rpartition("/")[2]
     body = dict(components.pop(reference, schema))

@@ -71,7 +71,7 @@ class FastChatAdapter(_Remembered):
         return "\n\n".join(messages).strip()
 
 
-class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # as above
+class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # DSPy is untyped
     """:class:`dspy.JSONAdapter`; its user messages are the chat adapter's."""
 
     format_user_message_content = FastChatAdapter.format_user_message_content
@@ -90,7 +90,7 @@ class FastJSONAdapter(_Remembered, JSONAdapter):  # type: ignore[misc] # as abov
             del lm_kwargs["response_format"]
 
 
-class FastXMLAdapter(_Remembered, XMLAdapter):  # type: ignore[misc] # as above
+class FastXMLAdapter(_Remembered, XMLAdapter):  # type: ignore[misc] # DSPy is untyped
     """:class:`dspy.XMLAdapter`."""
 
 

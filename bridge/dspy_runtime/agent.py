@@ -40,9 +40,9 @@ _RESERVED: Final = {
 }
 _THOUGHT: Final = "next_thought"
 _TRACEBACK: Final = "Traceback (most recent call last):"
-# A line of a stack trace: Python's, JavaScript's and Java's, Elixir's and Erlang's, Ruby's.
+# A line of a stack trace, which is indented: Python's, JavaScript's and Java's, Elixir's and Erlang's, Ruby's.
 _FRAME: Final = re.compile(
-    r"\s*(?:File \".*\", line \d+|at \S.*[:(]\d+|(?:\(\S+ \S+\) )?\S+\.(?:exs?|erl):\d+:|from \S+:\d+:in )"
+    r"\s+(?:File \".*\", line \d+|at \S.*[:(]\d+|(?:\(\S+ \S+\) )?\S+\.(?:exs?|erl):\d+:|from \S+:\d+:in )"
 )
 
 
@@ -174,8 +174,8 @@ def shown(value: Any) -> str:
 
 
 def describe(error: BaseException, *, typed: bool = True) -> str:
-    """A failure in words for the model: no traceback, no paths, no secrets. ``typed``: begin with its type,
-    unless it was a tool that said it."""
+    """A failure in words for the model: no traceback, no paths, no secrets. ``typed``: an exception that is
+    not the worker's own begins with its type."""
     try:
         text = error.message if isinstance(error, BridgeError) else str(error)
     except Exception:  # noqa: BLE001 - an exception's own code may raise anything
@@ -305,7 +305,7 @@ class _Finish(dspy.Tool):  # type: ignore[misc] # DSPy is untyped
         return "Completed."
 
 
-class _NativeAgent(dspy.ReActV2):  # type: ignore[misc] # as above
+class _NativeAgent(dspy.ReActV2):  # type: ignore[misc] # DSPy is untyped
     """ReActV2 whose tool calls of one turn run at the same time; DSPy's run one after the other."""
 
     agent: Agent

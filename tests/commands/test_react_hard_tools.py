@@ -99,6 +99,14 @@ def test_a_stack_trace_of_the_host_is_cut_out(hard: Worker, language: str) -> No
         assert leak not in content
 
 
+def test_words_that_only_look_like_a_stack_trace_stay(hard: Worker) -> None:
+    said = "at 10:30 the server was down\nfrom x:5:in y"
+    chunks = run(
+        hard, lambda call: {"error": said}, lm=steps(choice("t", "look", {"q": "x"})), tools=[tool()]
+    )
+    assert observed(chunks) == [(said, True)]
+
+
 def test_a_pattern_can_not_keep_the_worker_busy(hard: Worker) -> None:
     inner = {"type": "object", "patternProperties": {"(b+)+$": {}}, "additionalProperties": False}
     declared = tool(args={"q": {"type": "string", "pattern": "(a+)+$"}, "r": inner})
