@@ -40,7 +40,7 @@ _RESERVED: Final = {
 }
 _THOUGHT: Final = "next_thought"
 _TRACEBACK: Final = "Traceback (most recent call last):"
-# A line of a stack trace, which is indented: Python's, JavaScript's and Java's, Elixir's and Erlang's, Ruby's.
+# A line of a stack trace, always indented: Python's, JavaScript's and Java's, Elixir's and Erlang's, Ruby's.
 _FRAME: Final = re.compile(
     r"\s+(?:File \".*\", line \d+|at \S.*[:(]\d+|(?:\(\S+ \S+\) )?\S+\.(?:exs?|erl):\d+:|from \S+:\d+:in )"
 )
