@@ -50,12 +50,12 @@ class Batch:
         #: Whether ``max_errors`` was reached.
         self.stopped = False
 
-    async def run(self, worker: Callable[[int, Batch], Awaitable[None]]) -> AsyncGenerator[Outcome, None]:
+    async def run(self, worker: Callable[[Batch], Awaitable[None]]) -> AsyncGenerator[Outcome, None]:
         """Start the workers and yield outcomes until all are out; leaving early cancels what still runs.
 
-        ``worker(number, batch)`` is to loop over :meth:`next_index` and :meth:`finish`.
+        ``worker(batch)`` is to loop over :meth:`next_index` and :meth:`finish`.
         """
-        tasks = [asyncio.ensure_future(worker(number, self)) for number in range(self._workers)]
+        tasks = [asyncio.ensure_future(worker(self)) for _ in range(self._workers)]
         for task in tasks:
             task.add_done_callback(self._worker_ended)
         given = 0

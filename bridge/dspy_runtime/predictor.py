@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -104,11 +103,8 @@ class ItemRunner:
         #: What the calls of items that were cancelled had cost.
         self.unfinished = no_usage()
 
-    def worker(self, number: int, batch: Batch) -> Coroutine[Any, Any, None]:
-        """The worker ``number`` of ``batch``."""
-        return self._work(batch)
-
-    async def _work(self, batch: Batch) -> None:
+    async def worker(self, batch: Batch) -> None:
+        """Run items of ``batch`` until there are no more."""
         usage = CallUsage()
         with (
             self._lease.connection() as lm,

@@ -26,7 +26,7 @@ class Work:
         self._fails = fails
         self._held = held
 
-    async def worker(self, number: int, batch: Batch) -> None:
+    async def worker(self, batch: Batch) -> None:
         while (index := await batch.next_index()) is not None:
             self.begun.append(index)
             self.running += 1
@@ -139,7 +139,7 @@ def test_max_errors_reached_on_the_last_item() -> None:
 
 
 def test_a_thousand_ready_workers_leave_the_loop_to_others() -> None:
-    async def instant(number: int, batch: Batch) -> None:
+    async def instant(batch: Batch) -> None:
         while (index := await batch.next_index()) is not None:
             begun.append(index)
             batch.finish(Outcome(index, {}, output={}))
@@ -173,11 +173,11 @@ def test_leaving_early_cancels_what_runs() -> None:
 
 
 def test_a_broken_worker_ends_the_batch_instead_of_hanging_it() -> None:
-    async def broken(number: int, batch: Batch) -> None:
+    async def broken(batch: Batch) -> None:
         await batch.next_index()
         raise RuntimeError("broken")
 
-    async def cancelled(number: int, batch: Batch) -> None:
+    async def cancelled(batch: Batch) -> None:
         raise asyncio.CancelledError
 
     async def run(worker: Callable[[int, Batch], Awaitable[None]]) -> None:
