@@ -34,7 +34,7 @@ class Runtime:
         self.lms = LmStore(options)
         self.signatures = SignatureCache()
         self.mcp = McpServers(dict(options.mcp))
-        self.tools = ToolShelf(options.tools, self.mcp)
+        self.tools = ToolShelf(options, self.mcp)
         self._inline = _inline_steps()
         _allow_long_events()
 

@@ -9,25 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.dspy_runtime.tools import Definition, from_function
 from bridge.errors import BridgeError, Code
-from bridge.tool_modules import SEPARATOR, tool_functions
+from bridge.tool_modules import SEPARATOR, tool_functions, tool_names
 
 if TYPE_CHECKING:
     import dspy
 
     from bridge.dspy_runtime.mcp_servers import McpServers
+    from bridge.options import ServeOptions
 
 
 class ToolShelf:
-    """``modules``: of Python functions, by name; the tools of MCP servers are called ``server__tool``."""
+    """The functions go by their names, the tools of MCP servers are called ``server__tool``."""
 
-    def __init__(self, modules: tuple[str, ...], mcp: McpServers) -> None:
-        self._functions = tool_functions(modules)
+    def __init__(self, options: ServeOptions, mcp: McpServers) -> None:
+        self._functions = tool_functions(options.tools)
+        self._names = tool_names(options)
         self._known: dict[str, Definition] = {}
         self._mcp = mcp
-
-    def names(self) -> list[str]:
-        """The functions, and ``server__*`` for each MCP server."""
-        return [*self._functions, *(f"{name}{SEPARATOR}*" for name in self._mcp.names())]
 
     async def pick(self, name: str) -> list[Definition]:
         """The tool of that name, or all that a pattern (``*``, ``files__*``, ``get_?``) matches. Starts the
@@ -53,7 +51,7 @@ class ToolShelf:
                 ]
         if found:
             return found
-        names = self.names()
+        names = self._names
         near = difflib.get_close_matches(name, names, n=3)
         there = f"There are: {', '.join(names)}." if names else "It was started with none (--tools, --mcp)."
         raise BridgeError(
