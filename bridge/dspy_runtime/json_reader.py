@@ -45,7 +45,7 @@ class JsonReader(Reader):
         self._field, self._is_text, self._pieces = None, False, []  # an open value is not complete
         return super().finish()
 
-    # Each state reads from a position on and returns how far it came.
+    # Each state reads from a position on and returns how far it came: no further when it needs more text.
 
     def _before(self, text: str, at: int) -> int:
         found = text.find("{", at)
@@ -113,10 +113,9 @@ class JsonReader(Reader):
         return self._escape(text, end)
 
     def _escape(self, text: str, at: int) -> int:
-        """From a backslash on; returns ``at`` itself when the escape is not complete."""
+        """From a backslash on."""
         if at + 1 == len(text):
-            self._rest = text[at:]
-            return len(text)
+            return at
         char = text[at + 1]
         if char != "u":
             if char not in _ESCAPES:
@@ -125,8 +124,7 @@ class JsonReader(Reader):
             self._put(_ESCAPES[char])
             return at + 2
         if at + 6 > len(text):
-            self._rest = text[at:]
-            return len(text)
+            return at
         try:
             code = int(text[at + 2 : at + 6], 16)
         except ValueError:
@@ -185,8 +183,7 @@ class JsonReader(Reader):
         if text[end] == "\\":
             if end + 1 == len(text):
                 self._pieces.append(text[at:end])
-                self._rest = text[end:]
-                return len(text)
+                return end
             self._pieces.append(text[at : end + 2])
             return end + 2
         self._in_string = False

@@ -34,8 +34,7 @@ class TokenListener:
 
     def token(self, field: str, text: str) -> Awaitable[None]:
         """Tell a ``token``."""
-        sent = self.sent
-        sent[field] = sent.get(field, 0) + len(text)
+        self.count(field, text)
         chunk = {"type": "token", "field": field, "delta": text}
         if self.extra:
             chunk |= self.extra

@@ -53,7 +53,8 @@ class Run:
     ) -> dspy.Prediction:
         """The program's prediction; ``listeners`` hear its predictors' calls meanwhile.
 
-        ``native_tools``: have adapters offer tools by the LM's own means. ``extra``: more inputs.
+        ``native_tools``: have adapters offer tools by the LM's own means. ``extra``: what the program takes
+        beside the inputs.
 
         Raises:
             BridgeError: what went wrong, as the host is to be told.

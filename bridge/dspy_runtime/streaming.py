@@ -219,18 +219,19 @@ class _Call:
             if values.get(name) is None and name in self._done:
                 values[name] = dspy.Reasoning(content=self._so_far(name))
         wanted = {name: value_text(values.get(name)) for name in self._fields}
-        if not all(self._agrees(name, text) for name, text in wanted.items()):
+        told = {name: self._so_far(name) for name in wanted}
+        if not all(
+            text == told[name] if name in self._done else text.startswith(told[name])
+            for name, text in wanted.items()
+        ):
             await self.take_back()
+            told = dict.fromkeys(wanted, "")
         for name, text in wanted.items():
-            if rest := text[len(self._so_far(name)) :]:
+            if rest := text[len(told[name]) :]:
                 await self._tell(Kind.DELTA, name, rest)
             if name not in self._done:
                 await self._tell(Kind.DONE, name, "")
         await self._listener.answered(values)
-
-    def _agrees(self, field: str, text: str) -> bool:
-        told = self._so_far(field)
-        return text == told if field in self._done else text.startswith(told)
 
     def _so_far(self, field: str) -> str:
         return "".join(self._told.get(field, ()))
