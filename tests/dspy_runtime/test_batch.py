@@ -180,7 +180,7 @@ def test_a_broken_worker_ends_the_batch_instead_of_hanging_it() -> None:
     async def cancelled(batch: Batch) -> None:
         raise asyncio.CancelledError
 
-    async def run(worker: Callable[[int, Batch], Awaitable[None]]) -> None:
+    async def run(worker: Callable[[Batch], Awaitable[None]]) -> None:
         async for _ in Batch(5, 2, ordered=True).run(worker):
             pass
 
