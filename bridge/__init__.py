@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bridge._version import __version__
 
 if TYPE_CHECKING:
+    from bridge.client import Client, Pool
     from bridge.context import Context
     from bridge.errors import BridgeError, Code, invalid_args
     from bridge.registry import command
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BridgeError",
     "Chunk",
+    "Client",
     "Code",
     "Context",
     "FinalChunk",
+    "Pool",
     "__version__",
     "command",
     "final",
@@ -30,9 +33,11 @@ __all__ = [
 _HOMES = {
     "BridgeError": "bridge.errors",
     "Chunk": "bridge.wire.messages",
+    "Client": "bridge.client",
     "Code": "bridge.errors",
     "Context": "bridge.context",
     "FinalChunk": "bridge.wire.messages",
+    "Pool": "bridge.client",
     "command": "bridge.registry",
     "final": "bridge.wire.messages",
     "invalid_args": "bridge.errors",

@@ -1,0 +1,284 @@
+"""One worker process and the requests that run in it: ids, routing, credit, tools, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from bridge.client.chunks import KINDS, Chunk
+from bridge.client.errors import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    SHUTTING_DOWN,
+    ClientClosed,
+    ProtocolError,
+    RequestError,
+    StartFailed,
+    WorkerDied,
+    from_chunk,
+)
+from bridge.client.inbox import Inbox
+from bridge.client.process import Options, Process, how_it_ended
+from bridge.client.request import Request
+from bridge.client.tools import ToolFailed
+from bridge.wire.framing import LineDecoder, Oversized
+
+_log = logging.getLogger("bridge.client")
+
+#: Seconds past a request's timeout after which a worker that does not answer is taken for hung.
+OVERDUE_S: Final = 2.0
+#: Seconds a worker may take to leave when it is told to, or when its output has ended.
+LEAVE_S: Final = 5.0
+#: Longest line, in bytes; the worker's own limit is far below.
+MAX_LINE_BYTES: Final = 2**31
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Link:
+    """A worker from its start to its end. ``ready`` is its first chunk.
+
+    ``leaving`` is done once it takes no more requests, ``gone`` once it has ended.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._inboxes: dict[int, Inbox] = {}
+        self._ids = itertools.count(1)
+        self._decoder = LineDecoder(MAX_LINE_BYTES)
+        self._process = Process(self._feed, self._on_end)
+        self._started: asyncio.Future[Chunk] = self._loop.create_future()
+        self._idle: asyncio.Future[None] | None = None
+        self._answered = False
+        self.closed = False
+        self.recycles = False  # it has done work and leaves of its own accord
+        self.leaving: asyncio.Future[None] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self.ready: Chunk = Chunk()
+
+    # ---- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the worker and wait until it is ready.
+
+        Raises:
+            StartFailed: it can not be started, ends, or is not ready in time.
+        """
+        options = self._options
+        program = os.path.basename(os.fspath(options.argv[0]))
+        spawning = self._loop.create_task(self._process.spawn(options))
+        try:
+            async with asyncio.timeout(options.ready_timeout):
+                await asyncio.shield(spawning)
+                self.ready = await asyncio.shield(self._started)
+        except (OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                message = f"The worker {program!r} was not ready within {options.ready_timeout:g} s."
+            else:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                message = f"The worker {program!r} can not be started: {reason}."
+            raise StartFailed(message) from error
+        finally:
+            if not self.ready:
+                await asyncio.wait([spawning])  # cancelled in its middle it would leave a process behind
+                await self._kill()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests run."""
+        return len(self._inboxes)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes requests."""
+        return bool(self.ready) and not self.leaving.done()
+
+    async def close(self, grace: float) -> None:
+        """Let running requests end within ``grace`` seconds, then end the worker."""
+        self.closed = True
+        self._leave()
+        try:
+            if grace > 0 and self._inboxes:
+                self._idle = self._loop.create_future()
+                await asyncio.wait([self._idle], timeout=grace)
+            self._fail_all(ClientClosed("The client was closed."))
+            self._process.write(b'{"command":"shutdown","args":{"mode":"abort"}}\n')
+            self._process.close_stdin()
+            await self._process.wait(LEAVE_S)
+        finally:
+            await self._kill()
+
+    async def _kill(self) -> None:
+        """End the process whatever it does, and give everything back."""
+        self._leave()
+        self._process.kill()
+        try:
+            await self._process.wait(LEAVE_S)
+        finally:
+            self._process.close()
+            self._on_end(None)
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    def send(self, request: Request, timeout_ms: int | None) -> Inbox:
+        """Begin a request; its chunks come into the inbox."""
+        inbox = Inbox(next(self._ids), request.tools)
+        self._inboxes[inbox.request_id] = inbox
+        if timeout_ms is not None:
+            inbox.timer = self._loop.call_later(timeout_ms / 1000 + OVERDUE_S, self._overdue, inbox)
+        self._process.write(request.line(inbox.request_id, timeout_ms))
+        return inbox
+
+    async def drain(self) -> None:
+        """Wait while the worker does not take what was written."""
+        await self._process.drain()
+
+    def grant(self, inbox: Inbox, n: int) -> None:
+        """Let the worker send ``n`` more chunks."""
+        self._process.write(b'{"command":"credit","args":{"target":%d,"n":%d}}\n' % (inbox.request_id, n))
+
+    def cancel(self, inbox: Inbox, error: RequestError | None = None) -> None:
+        """End a request here and, in its own time, in the worker."""
+        if self._inboxes.pop(inbox.request_id, None) is None:
+            return
+        self._process.write(b'{"command":"cancel","args":{"target":%d}}\n' % inbox.request_id)
+        inbox.end(error or RequestError("The request was cancelled.", code=CANCELLED))
+        self._settled()
+
+    def answer(self, inbox: Inbox, call_id: str, answer: Mapping[str, Any]) -> None:
+        """Answer a tool call with ``{"value": …}`` or ``{"error": text}``."""
+        if inbox.ended:
+            return
+        args = {"target": inbox.request_id, "call_id": call_id, **answer}
+        self._process.write(_encode({"command": "tool_result", "args": args}) + b"\n")
+
+    def _overdue(self, inbox: Inbox) -> None:
+        message = "The worker did not answer in time."
+        self.cancel(inbox, RequestError(message, code=DEADLINE_EXCEEDED, retryable=True))
+
+    async def _run_tool(self, inbox: Inbox, call: Chunk) -> None:
+        call_id = call["call_id"]
+        try:
+            tool = (inbox.tools or {}).get(call["name"])
+            if tool is None:
+                raise ToolFailed(f"The host has no tool named {call['name']!r}.")
+            value = await tool.run(call["args"])
+            try:
+                self.answer(inbox, call_id, {"value": value})
+            except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+                raise ToolFailed(f"What the tool gave is no JSON: {error}") from None
+        except ToolFailed as error:
+            self.answer(inbox, call_id, {"error": str(error).encode(errors="replace").decode()})
+
+    # ---- what comes back -----------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        inboxes = self._inboxes
+        try:
+            for line in self._decoder.feed(data):
+                fields = _decode(line)  # type: ignore[arg-type]  # Oversized is a violation, too
+                inbox = inboxes.get(fields["id"])
+                if inbox is None:
+                    self._unbound(fields)
+                    continue
+                if fields["seq"] != inbox.next_seq:
+                    raise ValueError(f"chunk {fields['seq']} came where {inbox.next_seq} was due")
+                inbox.next_seq += 1
+                kind = fields["type"]
+                chunk = KINDS.get(kind, Chunk)(fields)
+                if "done" in fields:
+                    self._done(inbox, chunk)
+                    continue
+                inbox.chunks.append(chunk)
+                inbox.wake()
+                if kind == "tool_call" and inbox.tools is not None and fields.get("host"):
+                    inbox.run(self._run_tool(inbox, chunk))
+        except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
+            self._violation(line, error)
+
+    def _done(self, inbox: Inbox, chunk: Chunk) -> None:
+        del self._inboxes[inbox.request_id]
+        if chunk.get("code") == SHUTTING_DOWN:  # said to what comes after a recycling worker's limit
+            self.recycles = self._answered
+            self._leave()
+        else:
+            self._answered = True
+        if chunk["type"] in ("error", CANCELLED):
+            inbox.end(from_chunk(chunk))
+        else:
+            inbox.chunks.append(chunk)
+            inbox.end()
+        self._settled()
+
+    def _unbound(self, fields: dict[str, Any]) -> None:
+        """A chunk of no request (or of one that has been cancelled: those are dropped)."""
+        kind = fields["type"]
+        if not self.ready and not self._started.done():
+            if kind != "ready":
+                raise ValueError(f"its first chunk is {str(kind)[:100]!r}, not 'ready'")
+            self._started.set_result(Chunk(fields))
+        elif fields["id"] is None and kind == "bye":
+            self._bye()
+        elif fields["id"] is None and kind == "error":
+            _log.warning("the worker could not use a line: %s", fields.get("error"))
+
+    def _bye(self) -> None:
+        """Its last line: what it has not answered by now came too late for it and was never begun."""
+        self.recycles = self._answered
+        self._leave()
+        message = "The worker was ending and did not take the request."
+        self._fail_all(RequestError(message, code=SHUTTING_DOWN, retryable=True))
+
+    def _violation(self, line: bytes | Oversized, error: Exception) -> None:
+        begin = line[:100].decode(errors="replace") if isinstance(line, bytes) else repr(line)
+        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        if not self._started.done():
+            self._fail_start(StartFailed(f"The worker's first line is no 'ready': {begin!r}."))
+            return
+        message = f"The worker wrote a line that is no chunk ({reason}): {begin!r}."
+        self._fail_all(ProtocolError(message))
+        self._leave()
+        self._process.kill()
+
+    def _on_end(self, code: int | None) -> None:
+        if self.gone.done():
+            return
+        words, details = how_it_ended(code)
+        if not self._started.done():
+            self._fail_start(StartFailed(f"The worker {words} before it was ready.", details=details))
+        self._leave()
+        self.gone.set_result(None)
+        self._fail_all(WorkerDied(f"The worker {words} before it had answered.", details=details))
+        if code is None:  # its output is closed; it may need a moment to leave
+            self._loop.call_later(LEAVE_S, self._process.kill)
+
+    def _fail_start(self, error: StartFailed) -> None:
+        self._started.set_exception(error)
+        self._started.exception()  # it may be that nobody waits for it any more
+
+    def _leave(self) -> None:
+        if not self.leaving.done():
+            self.leaving.set_result(None)
+
+    def _fail_all(self, error: RequestError) -> None:
+        inboxes, self._inboxes = self._inboxes, {}
+        for inbox in inboxes.values():
+            inbox.end(error.again())
+        self._settled()
+
+    def _settled(self) -> None:
+        if self._idle is not None and not self._inboxes and not self._idle.done():
+            self._idle.set_result(None)

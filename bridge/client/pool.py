@@ -1,0 +1,268 @@
+"""Several workers of one command line, started again when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import IO, Any, Final
+
+from bridge.client.caller import Caller
+from bridge.client.chunks import Chunk
+from bridge.client.client import SERVE
+from bridge.client.errors import ClientClosed, RequestError, StartFailed, WorkerDied
+from bridge.client.link import Link
+from bridge.client.process import Options
+from bridge.client.request import Request
+from bridge.client.stream import Stream
+
+_log = logging.getLogger("bridge.client")
+
+#: Seconds before the second restart in a row; doubled up to the longest. The first is at once.
+FIRST_BACKOFF_S: Final = 0.1
+LONGEST_BACKOFF_S: Final = 10.0
+#: A worker that lived so many seconds had no trouble starting.
+STEADY_S: Final = 10.0
+#: How a worker's first start went.
+Tried = asyncio.Future[RequestError | None]
+
+#: Seconds a request waits for a worker unless its own timeout is shorter.
+WAIT_S: Final = 30.0
+
+
+class Pool(Caller):
+    """``workers`` processes behind one client: requests go to the one with the fewest in flight.
+
+    A worker that dies fails its requests (``worker_died``; ``retries`` has them sent again) and is started
+    again, with a growing pause when it keeps dying; one that recycles is replaced while it finishes.
+    Requests made while no worker is ready wait for one. Other arguments are those of
+    :class:`~bridge.client.Client`.
+    """
+
+    def __init__(
+        self,
+        *flags: str | os.PathLike[str],
+        workers: int = 2,
+        argv: Sequence[str | os.PathLike[str]] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        stderr: int | IO[Any] | None = None,
+        ready_timeout: float = 30.0,
+    ) -> None:
+        if workers < 1:
+            raise ValueError("a pool has at least one worker")
+        self._options = Options(
+            argv or (*SERVE, *flags), env=env, cwd=cwd, stderr=stderr, ready_timeout=ready_timeout
+        )
+        self._size = workers
+        self._links: list[Link] = []  # those that take requests, least recently used first
+        self._setup: dict[str, dict[str, Any]] = {}
+        self._setups = 0
+        self._changed = asyncio.Event()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._all: set[Link] = set()  # those, the ones that are being started, and those that leave
+        self._seen_off: set[asyncio.Task[None]] = set()
+        self._last_failure = "It is being started."
+        self._closed = asyncio.Event()
+
+    # ---- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the workers and wait until one is ready.
+
+        Raises:
+            StartFailed: none could be started.
+        """
+        if self._keepers or self._closed.is_set():
+            raise RuntimeError("the pool is started already")
+        loop = asyncio.get_running_loop()
+        first: list[Tried] = [loop.create_future() for _ in range(self._size)]
+        self._keepers = [loop.create_task(self._keep(tried)) for tried in first]
+        try:
+            for tried in asyncio.as_completed(first):
+                error = await tried
+                if error is None:
+                    return
+            assert error is not None
+            raise error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def ready(self, workers: int | None = None) -> None:
+        """Wait until so many workers (all unless given) take requests."""
+        wanted = self._size if workers is None else workers
+        while len(self._usable) < wanted:
+            await self._next_change()
+
+    async def close(self, *, grace: float = 0.0) -> None:
+        """End all workers. Running requests have ``grace`` seconds to end; the rest fail (``closed``)."""
+        self._closed.set()
+        self._links.clear()
+        self._note_change()
+        await asyncio.gather(*(link.close(grace) for link in self._all))
+        await asyncio.gather(*self._keepers)
+        await asyncio.gather(*self._seen_off)
+
+    async def __aenter__(self) -> Pool:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that take requests."""
+        return [link.pid for link in self._usable]
+
+    @property
+    def in_flight(self) -> dict[int, int]:
+        """Running requests by process id."""
+        return {link.pid: link.in_flight for link in self._usable}
+
+    @property
+    def _usable(self) -> list[Link]:
+        return [link for link in self._links if link.usable]
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    async def call(self, command: str, args: Mapping[str, Any] | None = None, **options: Any) -> Chunk:
+        """As :meth:`Caller.call`; ``configure`` goes to all workers."""
+        if command == "configure":
+            return await self.configure(**(args or {}))
+        return await super().call(command, args, **options)
+
+    async def configure(self, **args: Any) -> Chunk:
+        """Name a language model for later requests, in all workers and in those started later.
+
+        Raises:
+            RequestError: it can not work; nothing is changed.
+        """
+        name = args.get("name", "default")
+        before = self._setup.get(name)
+        # First remembered: a worker that becomes ready meanwhile must have it, too.
+        self._setup[name] = {**(before or {}), **args}
+        self._setups += 1
+        try:
+            await self._choose(None)
+            told = [_configure(link, args) for link in self._usable]
+            return _settled(await asyncio.gather(*told, return_exceptions=True))
+        except BaseException:
+            self._setups += 1
+            if before is None:
+                self._setup.pop(name, None)
+            else:
+                self._setup[name] = before
+            raise
+
+    async def _choose(self, deadline: float | None) -> Link:
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + WAIT_S if deadline is None else min(deadline, loop.time() + WAIT_S)
+        while not (usable := self._usable):
+            if self._closed.is_set() or not self._keepers:
+                raise ClientClosed("The pool is closed, or was not started.")
+            try:
+                async with asyncio.timeout_at(limit):
+                    await self._next_change()
+            except TimeoutError:
+                message = f"No worker is ready. {self._last_failure}"
+                raise StartFailed(message, retryable=True) from None
+        link = min(usable, key=lambda each: each.in_flight)
+        self._links.remove(link)  # to the end: among equals the least recently used comes first
+        self._links.append(link)
+        return link
+
+    # ---- keeping workers up --------------------------------------------------------------------
+
+    async def _keep(self, tried: Tried) -> None:
+        """Have one worker up until the pool is closed. ``tried`` tells how the first start went."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while not self._closed.is_set():
+            begun = loop.time()
+            link = Link(self._options)
+            error = await self._run_one(link, tried)
+            if error is not None and not self._closed.is_set():
+                self._last_failure = error.message
+                _log.warning("%s", error.message)
+            steady = link.recycles or loop.time() - begun >= STEADY_S
+            failures = 0 if steady else failures + 1
+            if failures > 1:
+                await self._pause(min(FIRST_BACKOFF_S * 2 ** (failures - 2), LONGEST_BACKOFF_S))
+
+    async def _run_one(self, link: Link, tried: Tried) -> RequestError | None:
+        """One worker until it takes no more requests; why it could not be started."""
+        self._all.add(link)
+        error: RequestError | None = None
+        try:
+            await self._bring_up(link)
+        except RequestError as failure:
+            error = failure
+        if not tried.done():
+            tried.set_result(error)
+        if error is None and not self._closed.is_set():
+            self._links.append(link)
+            self._note_change()
+            await asyncio.shield(link.leaving)
+            if link in self._links:
+                self._links.remove(link)
+        ending = asyncio.get_running_loop().create_task(self._see_off(link, error is None))
+        self._seen_off.add(ending)
+        ending.add_done_callback(self._seen_off.discard)
+        return error
+
+    async def _bring_up(self, link: Link) -> None:
+        """Start a worker and tell it all that was configured, meanwhile included."""
+        await link.start()
+        known = -1
+        while known != self._setups:
+            known = self._setups
+            for args in list(self._setup.values()):
+                await _configure(link, args)
+
+    async def _see_off(self, link: Link, well: bool) -> None:
+        """A worker that recycles ends by itself, when its requests have."""
+        if well:
+            await asyncio.shield(link.gone)
+        await link.close(0)
+        self._all.discard(link)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def _configure(link: Link, args: Mapping[str, Any]) -> Chunk:
+    request = Request("configure", args, timeout=None, credit=1, tools=None, retries=0)
+
+    async def choose(_deadline: float | None) -> Link:
+        return link
+
+    chunks = await Stream(request, choose).take()
+    return chunks[-1]
+
+
+def _settled(outcomes: list[Chunk | BaseException]) -> Chunk:
+    """One of the answers; a worker that died meanwhile does not count, the next one is told anew."""
+    refused = [each for each in outcomes if isinstance(each, BaseException)]
+    for error in refused:
+        if not isinstance(error, WorkerDied):
+            raise error
+    for each in outcomes:
+        if isinstance(each, Chunk):
+            return each
+    raise refused[0]

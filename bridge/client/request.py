@@ -1,0 +1,59 @@
+"""A request before it is sent: checked, encoded once, and written with a new id as often as it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from bridge.client.tools import Tools, by_name
+
+#: How many chunks a worker may be ahead of the consumer unless told otherwise.
+DEFAULT_CREDIT: Final = 64
+MAX_COUNT: Final = 2**31
+
+_encode: Final = msgspec.json.Encoder(decimal_format="string").encode
+
+
+class Request:
+    """``args`` as JSON (dataclasses, Structs, dates, UUIDs and the like included); tools declared in it.
+
+    Raises:
+        ValueError: ``args`` can not be written as JSON, or a count is out of range.
+    """
+
+    __slots__ = ("_tail", "credit", "retries", "timeout", "tools")
+
+    def __init__(
+        self,
+        command: str,
+        args: Mapping[str, Any] | None,
+        *,
+        timeout: float | None,
+        credit: int,
+        tools: Tools | None,
+        retries: int,
+    ) -> None:
+        if not 1 <= credit <= MAX_COUNT:
+            raise ValueError("credit is a number of chunks, 1 to 2^31")
+        if timeout is not None and not timeout > 0:
+            raise ValueError("timeout is a number of seconds above 0")
+        self.timeout = timeout
+        self.credit = credit
+        self.retries = retries
+        self.tools = None if tools is None else by_name(tools)
+        args = dict(args or {})
+        if self.tools:
+            declared = [tool.declaration() for tool in self.tools.values()]
+            args["tools"] = [*args.get("tools", ()), *declared]
+        try:
+            text = _encode({"command": command, "args": args, "credit": credit})
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise ValueError(f"the args of {command!r} can not be written as JSON: {error}") from error
+        self._tail = text[1:]
+
+    def line(self, request_id: int, timeout_ms: int | None) -> bytes:
+        """The request as a line."""
+        timeout = b"" if timeout_ms is None else b'"timeout_ms":%d,' % min(timeout_ms, MAX_COUNT)
+        return b'{"id":%d,%b%b\n' % (request_id, timeout, self._tail)
