@@ -4,7 +4,8 @@ A comment before a fenced block says what it is:
 
 - ``run``: lines after ``$`` are commands, the rest is what they print, ``…`` standing for anything
   (alone on a line: for any lines). ``exit=N`` for another exit code, ``dry`` to have make only say what
-  it would do, ``provider`` to have the model played by a server on this machine.
+  it would do, ``provider`` to have the model played by a server on this machine, ``session`` to have all
+  of the block typed into one shell.
 - ``file: NAME`` and ``append: NAME``: a file's text for the commands that follow.
 - ``from: PATH``: lines that stand in that file.
 - ``json``: JSON, one object a line.
@@ -86,7 +87,10 @@ def run_block(block: Block, folder: Path, **env: str) -> list[str]:
     wanted = int(match[1]) if (match := re.search(r"exit=(\d+)", block.mark)) else 0
     path = os.pathsep.join([str(folder / ".venv" / "bin"), os.environ["PATH"]])
     flags = "n" if "dry" in block.mark else ""
-    for command, expected in commands(block.body):
+    typed = list(commands(block.body))
+    if "session" in block.mark:
+        typed = [session(typed)]
+    for command, expected in typed:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder,
@@ -101,6 +105,11 @@ def run_block(block: Block, folder: Path, **env: str) -> list[str]:
             assert_like(done.stdout, expected)
         shown.append(done.stdout)
     return shown
+
+
+def session(typed: list[tuple[str, list[str]]]) -> tuple[str, list[str]]:
+    """The commands of a block as one script, and all that it should print."""
+    return "\n".join(command for command, _ in typed), [line for _, lines in typed for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -13,14 +13,11 @@ from bridge.client.tools import Tool
 
 
 class Inbox:
-    """Chunks in order, then the end: well, or with ``error``. Credit bounds how many there are.
-
-    ``tools`` None: the consumer answers tool calls itself.
-    """
+    """Chunks in order, then the end: well, or with ``error``. Credit bounds how many there are."""
 
     __slots__ = ("_tasks", "_waiter", "chunks", "ended", "error", "next_seq", "request_id", "timer", "tools")
 
-    def __init__(self, request_id: int, tools: dict[str, Tool] | None) -> None:
+    def __init__(self, request_id: int, tools: dict[str, Tool]) -> None:
         self.request_id = request_id
         self.tools = tools
         self.chunks: deque[Chunk] = deque()

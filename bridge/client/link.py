@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -56,8 +56,8 @@ class Link:
         self._decoder = LineDecoder(MAX_LINE_BYTES)
         self._process = Process(self._feed, self._on_end)
         self._started: asyncio.Future[Chunk] = self._loop.create_future()
-        self._idle: asyncio.Future[None] | None = None
         self._answered = False
+        self._said_bye = False
         self.closed = False
         self.recycles = False  # it has done work and leaves of its own accord
         self.leaving: asyncio.Future[None] = self._loop.create_future()
@@ -111,15 +111,19 @@ class Link:
         self.closed = True
         self._leave()
         try:
-            if grace > 0 and self._inboxes:
-                self._idle = self._loop.create_future()
-                await asyncio.wait([self._idle], timeout=grace)
+            if grace > 0:
+                # Its input stays open: tools are answered and credit is granted to the end.
+                self._shut_down({"mode": "drain", "grace_ms": round(grace * 1000)})
+                await asyncio.wait([self.gone], timeout=grace)
             self._fail_all(ClientClosed("The client was closed."))
-            self._process.write(b'{"command":"shutdown","args":{"mode":"abort"}}\n')
+            self._shut_down({"mode": "abort"})
             self._process.close_stdin()
             await self._process.wait(LEAVE_S)
         finally:
             await self._kill()
+
+    def _shut_down(self, args: dict[str, Any]) -> None:
+        self._process.write(_encode({"command": "shutdown", "args": args}) + b"\n")
 
     async def _kill(self) -> None:
         """End the process whatever it does, and give everything back."""
@@ -156,10 +160,8 @@ class Link:
             return
         self._process.write(b'{"command":"cancel","args":{"target":%d}}\n' % inbox.request_id)
         inbox.end(error or RequestError("The request was cancelled.", code=CANCELLED))
-        self._settled()
 
-    def answer(self, inbox: Inbox, call_id: str, answer: Mapping[str, Any]) -> None:
-        """Answer a tool call with ``{"value": …}`` or ``{"error": text}``."""
+    def _answer(self, inbox: Inbox, call_id: str, answer: Mapping[str, Any]) -> None:
         if inbox.ended:
             return
         args = {"target": inbox.request_id, "call_id": call_id, **answer}
@@ -172,16 +174,16 @@ class Link:
     async def _run_tool(self, inbox: Inbox, call: Chunk) -> None:
         call_id = call["call_id"]
         try:
-            tool = (inbox.tools or {}).get(call["name"])
+            tool = inbox.tools.get(call["name"])
             if tool is None:
                 raise ToolFailed(f"The host has no tool named {call['name']!r}.")
             value = await tool.run(call["args"])
             try:
-                self.answer(inbox, call_id, {"value": value})
+                self._answer(inbox, call_id, {"value": value})
             except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
                 raise ToolFailed(f"What the tool gave is no JSON: {error}") from None
         except ToolFailed as error:
-            self.answer(inbox, call_id, {"error": str(error).encode(errors="replace").decode()})
+            self._answer(inbox, call_id, {"error": str(error).encode(errors="replace").decode()})
 
     # ---- what comes back -----------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ class Link:
                     continue
                 inbox.chunks.append(chunk)
                 inbox.wake()
-                if kind == "tool_call" and inbox.tools is not None and fields.get("host"):
+                if kind == "tool_call" and fields.get("host"):
                     inbox.run(self._run_tool(inbox, chunk))
         except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
             self._violation(line, error)
@@ -221,7 +223,6 @@ class Link:
         else:
             inbox.chunks.append(chunk)
             inbox.end()
-        self._settled()
 
     def _unbound(self, fields: dict[str, Any]) -> None:
         """A chunk of no request (or of one that has been cancelled: those are dropped)."""
@@ -231,16 +232,11 @@ class Link:
                 raise ValueError(f"its first chunk is {str(kind)[:100]!r}, not 'ready'")
             self._started.set_result(Chunk(fields))
         elif fields["id"] is None and kind == "bye":
-            self._bye()
+            self.recycles = self._answered
+            self._said_bye = True
+            self._leave()
         elif fields["id"] is None and kind == "error":
             _log.warning("the worker could not use a line: %s", fields.get("error"))
-
-    def _bye(self) -> None:
-        """Its last line: what it has not answered by now came too late for it and was never begun."""
-        self.recycles = self._answered
-        self._leave()
-        message = "The worker was ending and did not take the request."
-        self._fail_all(RequestError(message, code=SHUTTING_DOWN, retryable=True))
 
     def _violation(self, line: bytes | Oversized, error: Exception) -> None:
         begin = line[:100].decode(errors="replace") if isinstance(line, bytes) else repr(line)
@@ -261,6 +257,10 @@ class Link:
             self._fail_start(StartFailed(f"The worker {words} before it was ready.", details=details))
         self._leave()
         self.gone.set_result(None)
+        if self._said_bye:  # it had finished all it took; what came later was never begun
+            message = "The worker was ending and did not take the request."
+            refused = RequestError(message, code=SHUTTING_DOWN, retryable=True)
+            self._fail_all(refused, lambda inbox: inbox.next_seq == 0)
         self._fail_all(WorkerDied(f"The worker {words} before it had answered.", details=details))
         if code is None:  # its output is closed; it may need a moment to leave
             self._loop.call_later(LEAVE_S, self._process.kill)
@@ -273,12 +273,7 @@ class Link:
         if not self.leaving.done():
             self.leaving.set_result(None)
 
-    def _fail_all(self, error: RequestError) -> None:
-        inboxes, self._inboxes = self._inboxes, {}
-        for inbox in inboxes.values():
+    def _fail_all(self, error: RequestError, whom: Callable[[Inbox], bool] = lambda _: True) -> None:
+        for inbox in list(filter(whom, self._inboxes.values())):
+            del self._inboxes[inbox.request_id]
             inbox.end(error.again())
-        self._settled()
-
-    def _settled(self) -> None:
-        if self._idle is not None and not self._inboxes and not self._idle.done():
-            self._idle.set_result(None)

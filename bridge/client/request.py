@@ -42,7 +42,7 @@ class Request:
         self.timeout = timeout
         self.credit = credit
         self.retries = retries
-        self.tools = None if tools is None else by_name(tools)
+        self.tools = {} if tools is None else by_name(tools)
         args = dict(args or {})
         if self.tools:
             declared = [tool.declaration() for tool in self.tools.values()]

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
 
 from bridge.client.chunks import Chunk
 from bridge.client.errors import DEADLINE_EXCEEDED, SHUTTING_DOWN, WORKER_DIED, RequestError
@@ -74,20 +73,6 @@ class Stream:
         if self._taken >= self._half:
             self._grant()
         return chunks
-
-    def answer(self, call_id: str, value: Any) -> None:
-        """Answer a ``tool_call`` by hand (of a request without ``tools``).
-
-        Raises:
-            TypeError: ``value`` is no JSON.
-        """
-        if self._link is not None and self._inbox is not None:
-            self._link.answer(self._inbox, call_id, {"value": value})
-
-    def refuse(self, call_id: str, error: str) -> None:
-        """Answer a ``tool_call`` by hand with a failure, in words for the model."""
-        if self._link is not None and self._inbox is not None:
-            self._link.answer(self._inbox, call_id, {"error": error})
 
     def cancel(self) -> None:
         """End the request; chunks that have come can still be taken, then it raises (``cancelled``)."""

@@ -70,14 +70,6 @@ class SyncStream:
                 raise StopIteration
         return self._chunks.popleft()
 
-    def answer(self, call_id: str, value: Any) -> None:
-        """Answer a ``tool_call`` by hand (of a request without ``tools``)."""
-        self._loop.soon(self._stream.answer, call_id, value)
-
-    def refuse(self, call_id: str, error: str) -> None:
-        """Answer a ``tool_call`` by hand with a failure, in words for the model."""
-        self._loop.soon(self._stream.refuse, call_id, error)
-
     def close(self) -> None:
         """Cancel the request, unless it has ended."""
         self._chunks.clear()

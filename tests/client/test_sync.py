@@ -53,7 +53,7 @@ def test_many_threads_share_one_worker() -> None:
         assert list(threads.map(count, sizes)) == [list(range(n)) for n in sizes]
 
 
-def test_tools_and_answers_by_hand() -> None:
+def test_tools_run_in_threads() -> None:
     seen = []
 
     def population(country: str) -> int:
@@ -67,13 +67,6 @@ def test_tools_and_answers_by_hand() -> None:
         assert seen == [True, True]
         tokens = worker.stream("stream_predict", {"question": "Why is the sky blue?"})
         assert "".join(chunk.delta for chunk in tokens if isinstance(chunk, Token)).startswith("Because")
-    with client() as worker:
-        stream = worker.stream("kit.ask", {"n": 2})
-        stream.answer(next(stream).call_id, 7)
-        assert next(stream)["answer"] == 7
-        stream.refuse(next(stream).call_id, "no")
-        with pytest.raises(RequestError, match="no"):
-            next(stream)
 
 
 def test_a_pool_for_threads() -> None:

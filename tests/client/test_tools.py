@@ -133,28 +133,6 @@ def test_an_agent_uses_the_hosts_functions(tools: Tools) -> None:
     run(main())
 
 
-def test_tools_answered_by_hand() -> None:
-    async def main() -> None:
-        async with Client(*KIT, cwd=ROOT) as client:
-            stream = client.stream("kit.ask", {"n": 3})
-            answers = []
-            async for chunk in stream:
-                if isinstance(chunk, ToolCall):
-                    if chunk.args["i"] == 1:
-                        stream.refuse(chunk.call_id, "no")
-                    else:
-                        with pytest.raises(TypeError):
-                            stream.answer(chunk.call_id, object())
-                        stream.answer(chunk.call_id, {"i": chunk.args["i"]})
-                elif chunk.type == "observation":
-                    answers.append(chunk["answer"])
-                if len(answers) == 1:
-                    break
-            assert answers == [{"i": 0}]
-
-    run(main())
-
-
 @pytest.mark.parametrize("given", [object(), {1, object()}, "\ud800", b"\xff"])
 def test_what_is_no_json_is_told_to_the_model(given: object) -> None:
     async def main() -> None:

@@ -101,8 +101,8 @@ class Driver:
             await self._client.ready()
         tell(ref, "started")
 
-    async def stop(self, ref: str) -> None:
-        await self.client.close()
+    async def stop(self, ref: str, grace_ms: int = 5000) -> None:
+        await self.client.close(grace=grace_ms / 1000)
         self._client = None
         tell(ref, "stopped")
 
