@@ -1,40 +1,25 @@
 // A DSPy batch from Node, no packages needed: node examples/node/quickstart.mjs
-import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 
-const path = (name) => new URL(`../${name}`, import.meta.url).pathname;
+import { Client } from "dspy-bridge"; // this folder: see package.json
+
+const path = (name) => fileURLToPath(new URL(`../${name}`, import.meta.url));
 const items = readFileSync(path("quickstart.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
 
 // For real answers: ["--model", "openai/gpt-4o-mini"], and OPENAI_API_KEY in the environment.
 const flags = ["--model", "scripted", "--script", path("quickstart.script.jsonl")];
-const worker = spawn(process.env.PYTHON ?? "python3", ["-m", "bridge", "serve", ...flags], {
-  stdio: ["pipe", "pipe", "inherit"],
-});
+const argv = [process.env.PYTHON ?? "python3", "-m", "bridge", "serve"];
 
-const request = {
-  id: "r1",
-  command: "stream_predict_batch",
-  args: { signature: "text -> completion", items },
-};
-worker.on("error", (error) => console.error(`The worker can not be started: ${error.message}`));
-worker.stdin.on("error", () => {}); // it left before it read the request: said below
-worker.stdin.end(JSON.stringify(request) + "\n"); // no more requests: it answers this one and leaves
-
-let done = false;
-for await (const line of createInterface({ input: worker.stdout })) {
-  const chunk = JSON.parse(line);
-  if (chunk.type === "prediction") {
-    console.log(`[${chunk.index + 1}/${chunk.total}] ${chunk.output.completion}`);
-  } else if (chunk.type === "error") {
-    console.error(`error: ${chunk.error}`);
+try {
+  const client = await Client.start({ argv, flags });
+  for await (const chunk of client.stream("stream_predict_batch", { signature: "text -> completion", items })) {
+    if (chunk.type === "prediction") console.log(`[${chunk.index + 1}/${chunk.total}] ${chunk.output.completion}`);
+    if (chunk.type === "error") console.error(`error: ${chunk.error}`);
+    if (chunk.type === "complete") console.log(`complete: ${chunk.succeeded} succeeded`);
   }
-  if (chunk.done) {
-    done = true;
-    console.log(`${chunk.type}: ${chunk.succeeded ?? 0} succeeded`);
-  }
-}
-if (!done) {
-  console.error("The worker ended before it had answered.");
+  await client.close();
+} catch (error) {
+  console.error(error.message);
   process.exitCode = 1;
 }
