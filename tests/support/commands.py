@@ -97,6 +97,13 @@ def sync_hold(args: Fields) -> Iterator[Fields]:
         SEEN[f"hold {name} ended"] += 1
 
 
+@command("kit.where")
+async def where(args: Fields) -> Fields:
+    """After ``pause_ms``, say which process this is."""
+    await asyncio.sleep(args.get("pause_ms", 0) / 1000)
+    return {"pid": os.getpid()}
+
+
 @command("kit.release")
 async def release(args: Fields) -> Fields:
     """Open a gate for those who wait before it now."""
@@ -114,8 +121,9 @@ async def seen(args: Fields) -> Fields:
 
 @command("kit.process")
 async def process(args: Fields) -> Fields:
-    """Descriptors, threads and tasks of this process."""
+    """Id, descriptors, threads and tasks of this process."""
     return {
+        "pid": os.getpid(),
         "fds": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "tasks": len(asyncio.all_tasks()),
@@ -437,6 +445,18 @@ async def ask(args: Fields, ctx: Context) -> AsyncIterator[Fields]:
     for i in range(args.get("n", 1)):
         answer = await ctx.ask({"type": "tool_call", "name": "t", "args": {"i": i}}, timeout_s=timeout_s)
         yield {"type": "observation", "answer": answer}
+
+
+@command("kit.tool")
+async def tool(args: Fields, ctx: Context) -> Fields:
+    """Have the host run the tool ``name`` with ``args``, as an agent does; answer with its ``value`` or with
+    the ``error`` and its ``code``.
+    """
+    call = {"type": "tool_call", "step": 1, "name": args["name"], "args": args.get("args", {}), "host": True}
+    try:
+        return {"value": await ctx.ask(call, timeout_s=args.get("timeout_s"))}
+    except BridgeError as error:
+        return {"error": str(error), "code": error.code}
 
 
 @command("kit.ask_all")
