@@ -33,7 +33,7 @@ BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 #: Languages whose blocks must say how they are tested.
-TESTED = {"console", "python", "json", "js", "elixir", "sh"}
+TESTED = {"console", "python", "json", "js", "elixir", "erlang", "sh"}
 
 
 class Block(NamedTuple):

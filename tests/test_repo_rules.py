@@ -140,7 +140,14 @@ def test_commands_load_dspy_only_on_use() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["bridge", "bridge.commands.predict", "bridge.commands.configure", "bridge.cli", "bridge.cli.call"],
+    [
+        "bridge",
+        "bridge.commands.predict",
+        "bridge.commands.configure",
+        "bridge.cli",
+        "bridge.cli.call",
+        "bridge.client",
+    ],
 )
 def test_light_modules_stay_light(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"

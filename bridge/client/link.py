@@ -34,7 +34,7 @@ _log = logging.getLogger("bridge.client")
 #: Seconds past a request's timeout after which a worker that does not answer is taken for hung.
 OVERDUE_S: Final = 2.0
 #: Seconds a worker may take to leave when it is told to, or when its output has ended.
-LEAVE_S: Final = 5.0
+LEAVE_S: Final = 2.0
 #: Longest line, in bytes; the worker's own limit is far below.
 MAX_LINE_BYTES: Final = 2**31
 
@@ -111,7 +111,7 @@ class Link:
         self.closed = True
         self._leave()
         try:
-            if grace > 0:
+            if grace > 0 and self.ready:
                 # Its input stays open: tools are answered and credit is granted to the end.
                 self._shut_down({"mode": "drain", "grace_ms": round(grace * 1000)})
                 await asyncio.wait([self.gone], timeout=grace)

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from bridge.client import Client, Complete, Failure, Prediction, RequestError
+from bridge.client import Client, RequestError
 
 EXAMPLES = Path(__file__).parent.parent
 items = [json.loads(line) for line in (EXAMPLES / "quickstart.jsonl").read_text().splitlines()]
@@ -16,16 +16,15 @@ flags = ["--model", "scripted", "--script", str(EXAMPLES / "quickstart.script.js
 
 async def main() -> None:
     """Predict each item; leaving the loop early would cancel the rest."""
+    args = {"signature": "text -> completion", "items": items}
     async with Client(*flags) as client:
-        args = {"signature": "text -> completion", "items": items}
         async for chunk in client.stream("stream_predict_batch", args):
-            match chunk:
-                case Prediction(index=int(index), output=output):
-                    print(f"[{index + 1}/{chunk.total}]", output["completion"])
-                case Failure(error=error):
-                    print("error:", error, file=sys.stderr)
-                case Complete():
-                    print(f"complete: {chunk.succeeded} succeeded")
+            if chunk.type == "prediction":
+                print(f"[{chunk['index'] + 1}/{chunk['total']}]", chunk["output"]["completion"])
+            elif chunk.type == "error":
+                print("error:", chunk["error"], file=sys.stderr)
+            elif chunk.done:
+                print(f"{chunk.type}: {chunk['succeeded']} succeeded")
 
 
 try:

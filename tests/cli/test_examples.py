@@ -40,9 +40,10 @@ quickstarts = pytest.mark.parametrize(
         [sys.executable, "examples/python/quickstart.py"],
         ["node", "examples/node/quickstart.mjs"],
         ["elixir", "examples/elixir/quickstart.exs"],
+        ["escript", "examples/erlang/quickstart.escript"],
         ["examples/shell/quickstart.sh"],
     ],
-    ids=["python", "node", "elixir", "shell"],
+    ids=["python", "node", "elixir", "erlang", "shell"],
 )
 
 
@@ -59,22 +60,45 @@ def test_quickstart(command: list[str], folder: Path) -> None:
 
 @quickstarts
 def test_quickstart_without_a_worker(command: list[str], tmp_path: Path) -> None:
-    broken = tmp_path / "bridge"
-    broken.mkdir()
-    (broken / "__main__.py").write_text("raise SystemExit(2)")
+    folder = tmp_path / "examples"
+    shutil.copytree(EXAMPLES, folder)
+    (folder / "quickstart.script.jsonl").write_text("this is no script\n")
+    words = [str(tmp_path / word) if word.startswith("examples/") else word for word in command]
     done = subprocess.run(
-        [str(ROOT / word) if word.startswith("examples/") else word for word in command],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        env=environment() | {"PYTHONPATH": str(tmp_path)},
-        check=False,
+        words, capture_output=True, text=True, timeout=WAIT_S, env=environment(), check=False
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("The worker ended before it had answered")
+    told = done.stderr.splitlines()[-1]  # after the worker's own words
+    assert told.startswith("The worker ended"), done.stderr
+
+
+PROGRAMS = [
+    (name, [program, f"examples/{language}/{name}.{ending}"])
+    for language, program, ending, names in (
+        ("python", sys.executable, "py", ("chain_of_thought", "react")),
+        ("node", "node", "mjs", ("chain_of_thought", "react")),
+        ("elixir", "elixir", "exs", ("chain_of_thought", "react")),
+        ("erlang", "escript", "escript", ("react",)),
+    )
+    for name in names
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), PROGRAMS, ids=lambda value: value[1] if len(value) == 2 else value
+)
+def test_streams(name: str, words: list[str]) -> None:
+    done = subprocess.run(
+        [words[0], ROOT / words[1]],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, STREAMS[name]), done.stderr
 
 
 STREAMS = {
