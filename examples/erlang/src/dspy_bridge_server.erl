@@ -42,7 +42,6 @@
     exit_status :: non_neg_integer() | undefined,
     eof = false :: boolean(),
     timer :: reference() | undefined,
-    watch :: reference() | undefined,
     ready_at :: integer() | undefined,
     ever_ready = false :: boolean(),
     %% Whether this worker has answered anything.
@@ -67,7 +66,6 @@
 -define(LATE_MS, 2000).
 %% How long an exit status may come after the end of the output, or the other way round.
 -define(LINGER_MS, 1000).
--define(WATCH_MS, 2000).
 -define(BACKOFF_MS, 100).
 -define(MAX_BACKOFF_MS, 10000).
 -define(HEALTHY_MS, 10000).
@@ -162,8 +160,7 @@ start(#state{options = Options} = State) ->
                 port = Port,
                 os_pid = dspy_bridge_port:os_pid(Port),
                 writer = dspy_bridge_port:start_writer(Port),
-                timer = after_ms(maps:get(ready_timeout, Options, ?READY_MS), not_ready),
-                watch = after_ms(?WATCH_MS, watch)
+                timer = after_ms(maps:get(ready_timeout, Options, ?READY_MS), not_ready)
             };
         {error, Error} ->
             down(Error, State)
@@ -178,7 +175,9 @@ up(State) ->
         lists:sort(maps:to_list(Ready#state.requests))
     ).
 
-%% The ends of the output and of the process are told apart, in any order, and one may fail to come.
+%% The ends of the output and of the process are told apart, in any order, and one may fail to come. Neither
+%% is told before the process is gone and its output closed: a process that the worker leaves behind with
+%% the output open hides its end until something is written, which then fails.
 ending(#state{eof = true, exit_status = Status} = State) when Status =/= undefined ->
     down(ended_error(State), State);
 ending(State) ->
@@ -259,7 +258,6 @@ start_in(Ms, State) ->
 %% Nothing of the worker is left after this, the process included.
 close(#state{port = Port, os_pid = OsPid, exit_status = Status} = State) ->
     stop_timer(State#state.timer),
-    stop_timer(State#state.watch),
     is_pid(State#state.writer) andalso exit(State#state.writer, kill),
     is_port(Port) andalso dspy_bridge_port:close(Port),
     is_integer(OsPid) andalso Status =:= undefined andalso dspy_bridge_port:is_running(OsPid) andalso
@@ -269,7 +267,6 @@ close(#state{port = Port, os_pid = OsPid, exit_status = Status} = State) ->
         os_pid = undefined,
         writer = undefined,
         timer = undefined,
-        watch = undefined,
         begun = [],
         exit_status = undefined,
         eof = false
@@ -295,12 +292,6 @@ timeout(not_ready, Timer, #state{timer = Timer} = State) ->
     down(dspy_bridge_error:start_failed("The worker did not say in time that it is ready.", []), State);
 timeout(ended, Timer, #state{timer = Timer} = State) ->
     down(ended_error(State), State);
-timeout(watch, Timer, #state{watch = Timer, os_pid = OsPid} = State) ->
-    %% A process that the worker has left behind may hold the output open, and the port tells of no end.
-    case is_integer(OsPid) andalso not dspy_bridge_port:is_running(OsPid) of
-        true -> ending(State);
-        false -> State#state{watch = after_ms(?WATCH_MS, watch)}
-    end;
 timeout({late, Id}, Timer, #state{requests = Requests} = State) ->
     case Requests of
         #{Id := #request{timer = Timer, sent = true} = Request} ->
