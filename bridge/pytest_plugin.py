@@ -13,6 +13,7 @@ Flags come from the marker, else from the setting ``bridge_worker_flags``, else 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,9 @@ class _Workers:
 
     def close(self) -> None:
         """End them all."""
-        for client in self._running.values():
-            client.close()
+        with contextlib.ExitStack() as ends:
+            for client in self._running.values():
+                ends.callback(client.close)
 
 
 def _answers(client: SyncClient) -> bool:
@@ -66,7 +68,7 @@ def _answers(client: SyncClient) -> bool:
 
     try:
         client.call("ping", timeout=PING_S)
-    except RequestError:
+    except (RequestError, RuntimeError):  # dead, or closed by a test
         return False
     return True
 

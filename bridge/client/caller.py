@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.client.chunks import Chunk
-from bridge.client.errors import ClientClosed
 from bridge.client.link import Link
 from bridge.client.request import DEFAULT_CREDIT, Request
 from bridge.client.stream import Stream
@@ -59,8 +58,7 @@ class Caller(ABC):
             last: Chunk | None = None
             while chunks := await stream.take():
                 last = chunks[-1]
-        if last is None:
-            raise ClientClosed("The request was closed before it had ended.")
+        assert last is not None, "a stream without a last chunk raises"
         return last
 
     async def configure(self, **args: Any) -> Chunk:

@@ -16,7 +16,8 @@ class Chunk(dict[str, Any]):
     """Any chunk: ``chunk["total"]`` and ``chunk.total`` are the same.
 
     ``seq`` counts a request's chunks from 0. A field named like a method of ``dict`` (``items``, ``values``)
-    is only there as ``chunk["items"]``. Fields that a class gives a default are that when absent.
+    is only there as ``chunk["items"]``. Fields that a class gives a default are that when absent. ``copy()``
+    and ``|`` give a plain ``dict``.
     """
 
     __slots__ = ()

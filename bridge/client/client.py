@@ -10,10 +10,11 @@ from typing import IO, Any, Final
 
 from bridge.client.caller import Caller
 from bridge.client.chunks import Chunk
-from bridge.client.errors import ClientClosed, RequestError, WorkerDied
+from bridge.client.errors import ClientClosed
 from bridge.client.link import Link
 from bridge.client.process import Options
 
+_CLOSED: Final = "the client was closed; make another"
 #: The worker of this installation, by this interpreter.
 SERVE: Final = (sys.executable, "-m", "bridge", "serve")
 
@@ -22,9 +23,9 @@ class Client(Caller):
     """A worker of one's own: started by ``async with``, ended on leaving.
 
     ``flags`` are those of ``dspy-bridge serve``. ``argv`` replaces the whole command line, flags included.
-    ``env`` is added to the environment. ``stderr`` takes the worker's log: None for this process's own, or
-    what :func:`subprocess.Popen` takes. Requests of a worker that dies fail with :class:`WorkerDied`; a
-    :class:`~bridge.client.Pool` starts another.
+    ``env`` is added to the environment. ``stderr`` takes the worker's log: None for this process's own, a
+    file, or ``subprocess.DEVNULL``. Requests of a worker that dies fail with
+    :class:`~bridge.client.WorkerDied`; a :class:`~bridge.client.Pool` starts another.
     """
 
     def __init__(
@@ -46,12 +47,17 @@ class Client(Caller):
 
         Raises:
             StartFailed: there is no such program, or it did not become ready.
+            RuntimeError: it was started before; a client has one worker in its life.
         """
         if self._link is not None:
-            raise RuntimeError("the client is started already")
-        link = Link(self._options)
-        await link.start()
-        self._link = link
+            raise RuntimeError("the client is started already" if not self._link.closed else _CLOSED)
+        link = self._link = Link(self._options)
+        try:
+            await link.start()
+        except BaseException:
+            if not link.closed:
+                self._link = None  # so that it can be tried again
+            raise
 
     async def close(self, *, grace: float = 0.0) -> None:
         """End the worker. Running requests have ``grace`` seconds to end; the rest fail (``closed``)."""
@@ -83,13 +89,7 @@ class Client(Caller):
         return self._link.in_flight if self._link is not None else 0
 
     async def _choose(self, deadline: float | None) -> Link:
-        link = self._link
-        if link is None:
+        if self._link is None or not (self._link.ready or self._link.closed):
             raise ClientClosed("The client is not started: use `async with`, or start() it.")
-        if link.usable:
-            return link
-        if link.closed:
-            raise ClientClosed("The client is closed.")
-        if link.gone.done():
-            raise WorkerDied("The worker has ended.")
-        raise RequestError("The worker is ending.", code="shutting_down", retryable=True)
+        self._link.check()
+        return self._link

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ PROTOCOL_ERROR: Final = "protocol_error"
 CLOSED: Final = "closed"
 CANCELLED: Final = "cancelled"
 DEADLINE_EXCEEDED: Final = "deadline_exceeded"
+LINE_TOO_LONG: Final = "line_too_long"
 SHUTTING_DOWN: Final = "shutting_down"
 
 
@@ -44,6 +46,9 @@ class RequestError(Exception):
     def again(self) -> RequestError:
         """The same error for one more caller: an exception that is raised twice grows its traceback."""
         return type(self)(**self._arguments())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self._arguments()), ()
 
     def _arguments(self) -> dict[str, Any]:
         return {

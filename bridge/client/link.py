@@ -15,6 +15,7 @@ from bridge.client.chunks import KINDS, Chunk
 from bridge.client.errors import (
     CANCELLED,
     DEADLINE_EXCEEDED,
+    LINE_TOO_LONG,
     SHUTTING_DOWN,
     ClientClosed,
     ProtocolError,
@@ -45,21 +46,27 @@ _encode: Final = msgspec.json.Encoder().encode
 class Link:
     """A worker from its start to its end. ``ready`` is its first chunk.
 
-    ``leaving`` is done once it takes no more requests, ``gone`` once it has ended.
+    ``leaving`` is done once it takes no more requests, ``gone`` once it has ended (``end`` says how). A
+    ``replaceable`` one is killed when it lets a request's time pass without a word.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, replaceable: bool = False) -> None:
         self._options = options
+        self._replaceable = replaceable
         self._loop = asyncio.get_running_loop()
         self._inboxes: dict[int, Inbox] = {}
         self._ids = itertools.count(1)
         self._decoder = LineDecoder(MAX_LINE_BYTES)
         self._process = Process(self._feed, self._on_end)
         self._started: asyncio.Future[Chunk] = self._loop.create_future()
-        self._answered = False
+        self._clean_up: asyncio.Task[None] | None = None
         self._said_bye = False
+        self._broken: RequestError | None = None
+        self._limit = MAX_LINE_BYTES
         self.closed = False
-        self.recycles = False  # it has done work and leaves of its own accord
+        self.useful = False  # it has answered something
+        self.recycles = False  # it leaves of its own accord
+        self.end = "runs"
         self.leaving: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self.ready: Chunk = Chunk()
@@ -83,13 +90,19 @@ class Link:
             if isinstance(error, TimeoutError):
                 message = f"The worker {program!r} was not ready within {options.ready_timeout:g} s."
             else:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                message = f"The worker {program!r} can not be started: {reason}."
+                message = f"The worker {program!r} can not be started: {_why(error, program)}."
             raise StartFailed(message) from error
         finally:
             if not self.ready:
-                await asyncio.wait([spawning])  # cancelled in its middle it would leave a process behind
-                await self._kill()
+                # A task, to be carried out however often this one is cancelled.
+                self._clean_up = self._loop.create_task(self._give_up(spawning))
+                await asyncio.shield(self._clean_up)
+        limit = (self.ready.get("limits") or {}).get("max_line_bytes")
+        self._limit = limit if isinstance(limit, int) else MAX_LINE_BYTES
+
+    async def _give_up(self, spawning: asyncio.Task[None]) -> None:
+        await asyncio.wait([spawning])
+        await self._kill()
 
     @property
     def pid(self) -> int:
@@ -100,6 +113,22 @@ class Link:
     def in_flight(self) -> int:
         """How many requests run."""
         return len(self._inboxes)
+
+    def check(self) -> None:
+        """Come back if it takes requests.
+
+        Raises:
+            RequestError: it does not, and why.
+        """
+        if self.usable:
+            return
+        if self.closed:
+            raise ClientClosed("The client was closed.")
+        if self._broken is not None:
+            raise self._broken.again()
+        if self.gone.done():
+            raise WorkerDied(f"The worker {self.end}.")
+        raise RequestError("The worker is ending.", code=SHUTTING_DOWN, retryable=True)
 
     @property
     def usable(self) -> bool:
@@ -138,17 +167,21 @@ class Link:
     # ---- requests ------------------------------------------------------------------------------
 
     def send(self, request: Request, timeout_ms: int | None) -> Inbox:
-        """Begin a request; its chunks come into the inbox."""
-        inbox = Inbox(next(self._ids), request.tools)
+        """Begin a request; its chunks come into the inbox.
+
+        Raises:
+            RequestError: it is longer than what the worker reads.
+        """
+        inbox = Inbox(next(self._ids), request.tools, request.context)
+        line = request.line(inbox.request_id, timeout_ms)
+        if len(line) > self._limit:
+            message = f"The request has {len(line)} bytes, the worker reads lines of up to {self._limit}."
+            raise RequestError(message, code=LINE_TOO_LONG)
         self._inboxes[inbox.request_id] = inbox
         if timeout_ms is not None:
             inbox.timer = self._loop.call_later(timeout_ms / 1000 + OVERDUE_S, self._overdue, inbox)
-        self._process.write(request.line(inbox.request_id, timeout_ms))
+        self._process.write(line)
         return inbox
-
-    async def drain(self) -> None:
-        """Wait while the worker does not take what was written."""
-        await self._process.drain()
 
     def grant(self, inbox: Inbox, n: int) -> None:
         """Let the worker send ``n`` more chunks."""
@@ -165,11 +198,16 @@ class Link:
         if inbox.ended:
             return
         args = {"target": inbox.request_id, "call_id": call_id, **answer}
-        self._process.write(_encode({"command": "tool_result", "args": args}) + b"\n")
+        line = _encode({"command": "tool_result", "args": args}) + b"\n"
+        if len(line) > self._limit:
+            raise ValueError(f"it has {len(line)} bytes, up to {self._limit} can be sent")
+        self._process.write(line)
 
     def _overdue(self, inbox: Inbox) -> None:
         message = "The worker did not answer in time."
         self.cancel(inbox, RequestError(message, code=DEADLINE_EXCEEDED, retryable=True))
+        if self._replaceable:
+            self._break(WorkerDied("The worker was taken for hung and killed."))
 
     async def _run_tool(self, inbox: Inbox, call: Chunk) -> None:
         call_id = call["call_id"]
@@ -177,22 +215,22 @@ class Link:
             tool = inbox.tools.get(call["name"])
             if tool is None:
                 raise ToolFailed(f"The host has no tool named {call['name']!r}.")
-            value = await tool.run(call["args"])
+            value = await tool.run(call.get("args") or {})
             try:
                 self._answer(inbox, call_id, {"value": value})
             except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-                raise ToolFailed(f"What the tool gave is no JSON: {error}") from None
+                raise ToolFailed(f"What the tool gave can not be sent as JSON: {error}") from None
         except ToolFailed as error:
             self._answer(inbox, call_id, {"error": str(error).encode(errors="replace").decode()})
 
     # ---- what comes back -----------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
-        inboxes = self._inboxes
+        find, decode, kind_of = self._inboxes.get, _decode, KINDS.get
         try:
             for line in self._decoder.feed(data):
-                fields = _decode(line)  # type: ignore[arg-type]  # Oversized is a violation, too
-                inbox = inboxes.get(fields["id"])
+                fields = decode(line)  # type: ignore[arg-type]  # Oversized is a violation, too
+                inbox = find(fields["id"])
                 if inbox is None:
                     self._unbound(fields)
                     continue
@@ -200,12 +238,13 @@ class Link:
                     raise ValueError(f"chunk {fields['seq']} came where {inbox.next_seq} was due")
                 inbox.next_seq += 1
                 kind = fields["type"]
-                chunk = KINDS.get(kind, Chunk)(fields)
-                if "done" in fields:
+                chunk = kind_of(kind, Chunk)(fields)
+                if "done" in fields and fields["done"] is True:
                     self._done(inbox, chunk)
                     continue
                 inbox.chunks.append(chunk)
-                inbox.wake()
+                if inbox.waiter is not None:
+                    inbox.wake()
                 if kind == "tool_call" and fields.get("host"):
                     inbox.run(self._run_tool(inbox, chunk))
         except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -213,16 +252,16 @@ class Link:
 
     def _done(self, inbox: Inbox, chunk: Chunk) -> None:
         del self._inboxes[inbox.request_id]
-        if chunk.get("code") == SHUTTING_DOWN:  # said to what comes after a recycling worker's limit
-            self.recycles = self._answered
-            self._leave()
-        else:
-            self._answered = True
-        if chunk["type"] in ("error", CANCELLED):
-            inbox.end(from_chunk(chunk))
-        else:
+        if chunk["type"] not in ("error", CANCELLED):
+            self.useful = True
             inbox.chunks.append(chunk)
             inbox.end()
+            return
+        error = from_chunk(chunk)
+        if error.code == SHUTTING_DOWN:  # said to what comes after a recycling worker's limit
+            self.recycles = True
+            self._leave()
+        inbox.end(error)
 
     def _unbound(self, fields: dict[str, Any]) -> None:
         """A chunk of no request (or of one that has been cancelled: those are dropped)."""
@@ -232,8 +271,7 @@ class Link:
                 raise ValueError(f"its first chunk is {str(kind)[:100]!r}, not 'ready'")
             self._started.set_result(Chunk(fields))
         elif fields["id"] is None and kind == "bye":
-            self.recycles = self._answered
-            self._said_bye = True
+            self.recycles = self._said_bye = True
             self._leave()
         elif fields["id"] is None and kind == "error":
             _log.warning("the worker could not use a line: %s", fields.get("error"))
@@ -244,8 +282,12 @@ class Link:
         if not self._started.done():
             self._fail_start(StartFailed(f"The worker's first line is no 'ready': {begin!r}."))
             return
-        message = f"The worker wrote a line that is no chunk ({reason}): {begin!r}."
-        self._fail_all(ProtocolError(message))
+        self._break(ProtocolError(f"The worker wrote a line that is no chunk ({reason}): {begin!r}."))
+
+    def _break(self, error: RequestError) -> None:
+        """Nothing good can come from this worker any more."""
+        self._broken = self._broken or error
+        self._fail_all(error)
         self._leave()
         self._process.kill()
 
@@ -253,6 +295,7 @@ class Link:
         if self.gone.done():
             return
         words, details = how_it_ended(code)
+        self.end = words
         if not self._started.done():
             self._fail_start(StartFailed(f"The worker {words} before it was ready.", details=details))
         self._leave()
@@ -277,3 +320,13 @@ class Link:
         for inbox in list(filter(whom, self._inboxes.values())):
             del self._inboxes[inbox.request_id]
             inbox.end(error.again())
+
+
+def _why(error: OSError | ValueError, program: str) -> str:
+    """Why a process could not be started: the program, or the folder it was to start in."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    named = error.filename
+    if isinstance(named, (str, os.PathLike)) and os.path.basename(os.fspath(named)) != program:
+        return f"{error.strerror}: {os.fspath(named)}"
+    return error.strerror

@@ -13,11 +13,12 @@ from typing import IO, Any, Final
 from bridge.client.caller import Caller
 from bridge.client.chunks import Chunk
 from bridge.client.client import SERVE
-from bridge.client.errors import ClientClosed, RequestError, StartFailed, WorkerDied
+from bridge.client.errors import SHUTTING_DOWN, WORKER_DIED, ClientClosed, RequestError, StartFailed
 from bridge.client.link import Link
 from bridge.client.process import Options
 from bridge.client.request import Request
 from bridge.client.stream import Stream
+from bridge.client.tools import Tools
 
 _log = logging.getLogger("bridge.client")
 
@@ -26,11 +27,11 @@ FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 10.0
 #: A worker that lived so many seconds had no trouble starting.
 STEADY_S: Final = 10.0
-#: How a worker's first start went.
-Tried = asyncio.Future[RequestError | None]
-
-#: Seconds a request waits for a worker unless its own timeout is shorter.
+#: Seconds a request waits for a worker, and a configuration for all, unless its own timeout is shorter.
 WAIT_S: Final = 30.0
+
+# How a worker's first start went.
+_Tried = asyncio.Future[RequestError | None]
 
 
 class Pool(Caller):
@@ -59,8 +60,9 @@ class Pool(Caller):
         )
         self._size = workers
         self._links: list[Link] = []  # those that take requests, least recently used first
-        self._setup: dict[str, dict[str, Any]] = {}
-        self._setups = 0
+        self._setup: dict[str, dict[str, Any]] = {}  # what was configured, by name
+        self._setups = 0  # how often
+        self._configuring = asyncio.Lock()
         self._changed = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
         self._all: set[Link] = set()  # those, the ones that are being started, and those that leave
@@ -79,7 +81,7 @@ class Pool(Caller):
         if self._keepers or self._closed.is_set():
             raise RuntimeError("the pool is started already")
         loop = asyncio.get_running_loop()
-        first: list[Tried] = [loop.create_future() for _ in range(self._size)]
+        first: list[_Tried] = [loop.create_future() for _ in range(self._size)]
         self._keepers = [loop.create_task(self._keep(tried)) for tried in first]
         try:
             for tried in asyncio.as_completed(first):
@@ -92,9 +94,16 @@ class Pool(Caller):
             await self.close()
             raise
 
-    async def ready(self, workers: int | None = None) -> None:
-        """Wait until so many workers (all unless given) take requests."""
+    async def wait_ready(self, workers: int | None = None) -> None:
+        """Wait until so many workers (all unless given) take requests.
+
+        Raises:
+            ValueError: there are not so many.
+            ClientClosed: the pool is closed, or was not started.
+        """
         wanted = self._size if workers is None else workers
+        if not 0 <= wanted <= self._size:
+            raise ValueError(f"the pool has {self._size} workers")
         while len(self._usable) < wanted:
             await self._next_change()
 
@@ -122,8 +131,13 @@ class Pool(Caller):
         return [link.pid for link in self._usable]
 
     @property
-    def in_flight(self) -> dict[int, int]:
-        """Running requests by process id."""
+    def in_flight(self) -> int:
+        """How many requests run."""
+        return sum(link.in_flight for link in self._all)
+
+    @property
+    def loads(self) -> dict[int, int]:
+        """Running requests by process id of the workers that take more."""
         return {link.pid: link.in_flight for link in self._usable}
 
     @property
@@ -132,41 +146,56 @@ class Pool(Caller):
 
     # ---- requests ------------------------------------------------------------------------------
 
-    async def call(self, command: str, args: Mapping[str, Any] | None = None, **options: Any) -> Chunk:
-        """As :meth:`Caller.call`; ``configure`` goes to all workers."""
-        if command == "configure":
-            return await self.configure(**(args or {}))
-        return await super().call(command, args, **options)
-
-    async def configure(self, **args: Any) -> Chunk:
-        """Name a language model for later requests, in all workers and in those started later.
+    def stream(self, command: str, args: Mapping[str, Any] | None = None, **options: Any) -> Stream:
+        """As :meth:`Caller.stream`.
 
         Raises:
-            RequestError: it can not work; nothing is changed.
+            ValueError: besides, for ``configure``, which is for all workers: use :meth:`configure`.
         """
+        if command == "configure":
+            raise ValueError("configure is for all workers: use configure() or call()")
+        return super().stream(command, args, **options)
+
+    async def call(
+        self,
+        command: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        tools: Tools | None = None,
+        retries: int = 0,
+    ) -> Chunk:
+        """As :meth:`Caller.call`; ``configure`` goes to all workers, and to those that are started later.
+
+        Raises:
+            RequestError: the request ended badly; a configuration that is refused changes nothing.
+        """
+        if command != "configure":
+            return await super().call(command, args, timeout=timeout, tools=tools, retries=retries)
+        async with self._configuring:
+            return await self._configure(dict(args or {}), WAIT_S if timeout is None else timeout)
+
+    async def _configure(self, args: dict[str, Any], timeout: float) -> Chunk:
+        """Tell all workers, then remember it for the next ones."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        answer: Chunk | None = None
+        while answer is None:  # a worker may end at any moment
+            await self._choose(deadline)
+            links = self._usable
+            told = [_tell(link, args, timeout) for link in links]
+            answer = _settled(await asyncio.gather(*told, return_exceptions=True))
         name = args.get("name", "default")
-        before = self._setup.get(name)
-        # First remembered: a worker that becomes ready meanwhile must have it, too.
-        self._setup[name] = {**(before or {}), **args}
+        self._setup[name] = {**self._setup.get(name, {}), **args}
         self._setups += 1
-        try:
-            await self._choose(None)
-            told = [_configure(link, args) for link in self._usable]
-            return _settled(await asyncio.gather(*told, return_exceptions=True))
-        except BaseException:
-            self._setups += 1
-            if before is None:
-                self._setup.pop(name, None)
-            else:
-                self._setup[name] = before
-            raise
+        # Those that have become ready meanwhile did not know of it; from now on they do.
+        missed = [_tell(link, args, timeout) for link in self._usable if link not in links]
+        await asyncio.gather(*missed, return_exceptions=True)
+        return answer
 
     async def _choose(self, deadline: float | None) -> Link:
         loop = asyncio.get_running_loop()
         limit = loop.time() + WAIT_S if deadline is None else min(deadline, loop.time() + WAIT_S)
         while not (usable := self._usable):
-            if self._closed.is_set() or not self._keepers:
-                raise ClientClosed("The pool is closed, or was not started.")
             try:
                 async with asyncio.timeout_at(limit):
                     await self._next_change()
@@ -180,33 +209,34 @@ class Pool(Caller):
 
     # ---- keeping workers up --------------------------------------------------------------------
 
-    async def _keep(self, tried: Tried) -> None:
+    async def _keep(self, tried: _Tried) -> None:
         """Have one worker up until the pool is closed. ``tried`` tells how the first start went."""
         loop = asyncio.get_running_loop()
         failures = 0
         while not self._closed.is_set():
             begun = loop.time()
-            link = Link(self._options)
-            error = await self._run_one(link, tried)
-            if error is not None and not self._closed.is_set():
-                self._last_failure = error.message
-                _log.warning("%s", error.message)
-            steady = link.recycles or loop.time() - begun >= STEADY_S
+            link = Link(self._options, replaceable=True)
+            await self._run_one(link, tried)
+            steady = (link.recycles and link.useful) or loop.time() - begun >= STEADY_S
             failures = 0 if steady else failures + 1
             if failures > 1:
-                await self._pause(min(FIRST_BACKOFF_S * 2 ** (failures - 2), LONGEST_BACKOFF_S))
+                await self._pause(min(FIRST_BACKOFF_S * 2 ** min(failures - 2, 10), LONGEST_BACKOFF_S))
 
-    async def _run_one(self, link: Link, tried: Tried) -> RequestError | None:
-        """One worker until it takes no more requests; why it could not be started."""
+    async def _run_one(self, link: Link, tried: _Tried) -> None:
+        """One worker until it takes no more requests."""
         self._all.add(link)
         error: RequestError | None = None
         try:
             await self._bring_up(link)
         except RequestError as failure:
             error = failure
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the next start may go better
+            error = StartFailed(f"The worker can not be started: {failure}")
         if not tried.done():
             tried.set_result(error)
-        if error is None and not self._closed.is_set():
+        if error is not None:
+            self._failed(error.message)
+        elif not self._closed.is_set():
             self._links.append(link)
             self._note_change()
             await asyncio.shield(link.leaving)
@@ -215,7 +245,6 @@ class Pool(Caller):
         ending = asyncio.get_running_loop().create_task(self._see_off(link, error is None))
         self._seen_off.add(ending)
         ending.add_done_callback(self._seen_off.discard)
-        return error
 
     async def _bring_up(self, link: Link) -> None:
         """Start a worker and tell it all that was configured, meanwhile included."""
@@ -224,14 +253,22 @@ class Pool(Caller):
         while known != self._setups:
             known = self._setups
             for args in list(self._setup.values()):
-                await _configure(link, args)
+                await _tell(link, args, self._options.ready_timeout)
+        link.useful = False  # until it has done something for somebody
 
     async def _see_off(self, link: Link, well: bool) -> None:
         """A worker that recycles ends by itself, when its requests have."""
         if well:
             await asyncio.shield(link.gone)
+            if not link.recycles:
+                self._failed(f"A worker {link.end}.")
         await link.close(0)
         self._all.discard(link)
+
+    def _failed(self, message: str) -> None:
+        if not self._closed.is_set():
+            self._last_failure = message
+            _log.warning("%s", message)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -239,30 +276,44 @@ class Pool(Caller):
                 await self._closed.wait()
 
     async def _next_change(self) -> None:
-        await self._changed.wait()
+        """Wait until a worker has become ready.
+
+        Raises:
+            ClientClosed: none will.
+        """
+        if not self._keepers and not self._closed.is_set():
+            raise ClientClosed("The pool is not started: use `async with`, or start() it.")
+        if not self._closed.is_set():
+            await self._changed.wait()
+        if self._closed.is_set():
+            raise ClientClosed("The pool is closed.")
 
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
 
-async def _configure(link: Link, args: Mapping[str, Any]) -> Chunk:
-    request = Request("configure", args, timeout=None, credit=1, tools=None, retries=0)
+async def _tell(link: Link, args: Mapping[str, Any], timeout: float) -> Chunk:
+    """Send a ``configure`` to one worker."""
+    request = Request("configure", args, timeout=timeout, credit=1, tools=None, retries=0)
 
     async def choose(_deadline: float | None) -> Link:
+        link.check()
         return link
 
     chunks = await Stream(request, choose).take()
     return chunks[-1]
 
 
-def _settled(outcomes: list[Chunk | BaseException]) -> Chunk:
-    """One of the answers; a worker that died meanwhile does not count, the next one is told anew."""
-    refused = [each for each in outcomes if isinstance(each, BaseException)]
-    for error in refused:
-        if not isinstance(error, WorkerDied):
-            raise error
+def _settled(outcomes: list[Chunk | BaseException]) -> Chunk | None:
+    """One of the answers, None if there is none. Workers that end meanwhile do not count: others are told.
+
+    Raises:
+        RequestError: a worker refused.
+    """
     for each in outcomes:
-        if isinstance(each, Chunk):
-            return each
-    raise refused[0]
+        if isinstance(each, BaseException) and not (
+            isinstance(each, RequestError) and each.code in (WORKER_DIED, SHUTTING_DOWN)
+        ):
+            raise each
+    return next((each for each in outcomes if isinstance(each, Chunk)), None)

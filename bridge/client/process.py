@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 #: Seconds for the exit code after the end of output, and for the rest of the output after the exit: a
 #: child of the worker's may hold the pipe for as long as it likes.
@@ -19,7 +20,12 @@ STDOUT: Final = 1
 
 class Options:
     """How workers are started: the command line, what is added to the environment, the folder, where the log
-    goes (None: to this process's stderr), and seconds until ``ready``.
+    goes (None: to this process's stderr; a file or its descriptor, or ``subprocess.DEVNULL``), and seconds
+    until ``ready``.
+
+    Raises:
+        TypeError: a word of the command line or of the environment is none.
+        ValueError: ``stderr`` is a pipe, which nobody would read, or stdout.
     """
 
     def __init__(
@@ -31,9 +37,11 @@ class Options:
         stderr: int | IO[Any] | None = None,
         ready_timeout: float = 30.0,
     ) -> None:
-        self.argv = argv
-        self.env = env
+        self.argv = [os.fspath(word) for word in argv]
+        self.env = None if env is None else {os.fspath(name): os.fspath(value) for name, value in env.items()}
         self.cwd = cwd
+        if stderr in (subprocess.PIPE, subprocess.STDOUT):
+            raise ValueError("stderr is None, a file, or subprocess.DEVNULL")
         self.stderr = stderr
         self.ready_timeout = ready_timeout
 
@@ -52,7 +60,6 @@ class Process(asyncio.SubprocessProtocol):
         self._pidfd: int | None = None
         self._ended = False
         self._exited = self._loop.create_future()
-        self._writable: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def spawn(self, options: Options) -> None:
@@ -83,11 +90,6 @@ class Process(asyncio.SubprocessProtocol):
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.write(data)
 
-    async def drain(self) -> None:
-        """Wait while more than the transport's high-water mark is to be written."""
-        if self._writable is not None and not self._ended:
-            await asyncio.shield(self._writable)
-
     def close_stdin(self) -> None:
         """End the worker's input."""
         if self._stdin is not None:
@@ -115,21 +117,20 @@ class Process(asyncio.SubprocessProtocol):
     # ---- what asyncio calls --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        stdin = transport.get_pipe_transport(STDIN)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        self._transport, self._stdin = transport, stdin
+        # Casts, since other event loops' transports need not derive from asyncio's classes.
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(STDIN))
         with contextlib.suppress(ProcessLookupError):  # it has ended already
-            self._pidfd = os.pidfd_open(transport.get_pid())
+            self._pidfd = os.pidfd_open(self._transport.get_pid())
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if not self._ended:
+        if fd == STDOUT and not self._ended:
             self._on_data(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == STDIN:
-            self.resume_writing()
-        elif self._exited.done():
+        if fd != STDOUT:
+            return
+        if self._exited.done():
             self._end()
         else:
             self._end_in(STATUS_S)
@@ -146,14 +147,6 @@ class Process(asyncio.SubprocessProtocol):
         else:
             self._end_in(REST_S)
 
-    def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        if self._writable is not None:
-            self._writable.set_result(None)
-            self._writable = None
-
     def _end_in(self, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, self._end)
 
@@ -163,7 +156,6 @@ class Process(asyncio.SubprocessProtocol):
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        self.resume_writing()
         assert self._transport is not None
         self._on_end(self._transport.get_returncode())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,17 +15,19 @@ from bridge.client.tools import Tools, by_name
 DEFAULT_CREDIT: Final = 64
 MAX_COUNT: Final = 2**31
 
-_encode: Final = msgspec.json.Encoder(decimal_format="string").encode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class Request:
     """``args`` as JSON (dataclasses, Structs, dates, UUIDs and the like included); tools declared in it.
 
+    ``context`` is the caller's, for the tools: they run on behalf of whoever asked.
+
     Raises:
-        ValueError: ``args`` can not be written as JSON, or a count is out of range.
+        ValueError: ``args`` can not be written as JSON, or a number is out of range.
     """
 
-    __slots__ = ("_tail", "credit", "retries", "timeout", "tools")
+    __slots__ = ("_tail", "context", "credit", "retries", "timeout", "tools")
 
     def __init__(
         self,
@@ -37,8 +41,11 @@ class Request:
     ) -> None:
         if not 1 <= credit <= MAX_COUNT:
             raise ValueError("credit is a number of chunks, 1 to 2^31")
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not 0 < timeout < math.inf:
             raise ValueError("timeout is a number of seconds above 0")
+        if retries < 0:
+            raise ValueError("retries is a number from 0 on")
+        self.context = contextvars.copy_context()
         self.timeout = timeout
         self.credit = credit
         self.retries = retries
@@ -46,7 +53,7 @@ class Request:
         args = dict(args or {})
         if self.tools:
             declared = [tool.declaration() for tool in self.tools.values()]
-            args["tools"] = [*args.get("tools", ()), *declared]
+            args["tools"] = [*(args.get("tools") or ()), *declared]
         try:
             text = _encode({"command": command, "args": args, "credit": credit})
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from bridge.client.chunks import Chunk
-from bridge.client.errors import DEADLINE_EXCEEDED, SHUTTING_DOWN, WORKER_DIED, RequestError
+from bridge.client.errors import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    SHUTTING_DOWN,
+    WORKER_DIED,
+    RequestError,
+)
 from bridge.client.inbox import Inbox
 from bridge.client.link import Link
 from bridge.client.request import Request
@@ -30,7 +37,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_choose", "_deadline", "_half", "_inbox", "_link", "_loop", "_over", "_request",
+        "_cancelled", "_choose", "_deadline", "_half", "_inbox", "_link", "_loop", "_over", "_request",
         "_retries", "_taken", "_thread", "_untouched",
     )  # fmt: skip
 
@@ -42,6 +49,7 @@ class Stream:
         self._taken = 0
         self._untouched = True
         self._over = False
+        self._cancelled = False  # before it was sent
         self._inbox: Inbox | None = None
         self._link: Link | None = None
         self._deadline: float | None = None
@@ -79,7 +87,7 @@ class Stream:
         if self._link is not None and self._inbox is not None:
             self._link.cancel(self._inbox)
         else:
-            self._over = True
+            self._cancelled = True
 
     async def aclose(self) -> None:
         """Cancel the request, unless it has ended, and end the iteration."""
@@ -101,8 +109,9 @@ class Stream:
             return
         if threading.get_ident() == self._thread:
             self._link.cancel(inbox)
-        elif not self._loop.is_closed():  # collected by another thread
-            self._loop.call_soon_threadsafe(self._link.cancel, inbox)
+        else:  # collected by another thread
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._link.cancel, inbox)
 
     def _grant(self) -> None:
         if self._inbox is not None and self._link is not None and not self._inbox.ended:
@@ -112,6 +121,9 @@ class Stream:
     async def _filled(self) -> Inbox | None:
         """The inbox with at least one chunk in it; None when the stream has ended well."""
         while not self._over:
+            if self._cancelled and self._inbox is None:
+                self._over = True
+                raise _cancelled()
             inbox = self._inbox or await self._send()
             if inbox.chunks:
                 self._untouched = False
@@ -140,12 +152,13 @@ class Stream:
                 self._deadline = self._loop.time() + self._request.timeout
         try:
             self._link = await self._choose(self._deadline)
+            if self._cancelled:  # meanwhile
+                raise _cancelled()
             self._inbox = self._link.send(self._request, self._timeout_ms())
         except RequestError:
             self._over = True
             raise
         self._taken = 0
-        await self._link.drain()
         return self._inbox
 
     def _timeout_ms(self) -> int | None:
@@ -167,3 +180,7 @@ class Stream:
             return False
         self._inbox = None
         return True
+
+
+def _cancelled() -> RequestError:
+    return RequestError("The request was cancelled before it was sent.", code=CANCELLED)

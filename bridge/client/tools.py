@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,7 +29,8 @@ class Tool:
     function's name, its docstring and its annotations; ``required`` to the arguments without a default.
 
     Raises:
-        TypeError: a parameter is positional-only, or its type can not be told in JSON Schema.
+        TypeError: the function does not tell its parameters, or one is positional-only or of a type that
+            can not be told in JSON Schema.
     """
 
     def __init__(
@@ -39,10 +43,9 @@ class Tool:
         required: Iterable[str] | None = None,
     ) -> None:
         self.function = function
-        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
-        self.description = (
-            description if description is not None else inspect.cleandoc(function.__doc__ or "")
-        )
+        inner = function.func if isinstance(function, functools.partial) else function
+        self.name: str = name or str(getattr(inner, "__name__", type(inner).__name__))
+        self.description = inspect.cleandoc(inner.__doc__ or "") if description is None else description
         self._types: dict[str, Any] = {}
         if args is not None:
             self.args = dict(args)
@@ -55,21 +58,31 @@ class Tool:
         """The tool as ``stream_react_steps`` takes it in ``tools``."""
         return {"name": self.name, "desc": self.description, "args": self.args, "required": self.required}
 
+    def named(self, name: str) -> Tool:
+        """The same tool under another name."""
+        tool = copy.copy(self)
+        tool.name = name
+        return tool
+
     async def run(self, arguments: Mapping[str, Any]) -> Any:
         """What the function gives for a model's ``arguments``.
 
         Raises:
-            ToolFailed: it raised, or the arguments are not of its types.
+            ToolFailed: it raised, whatever that was, or the arguments are not of its types.
         """
         try:
             converted = {name: self._convert(name, value) for name, value in arguments.items()}
+        except msgspec.ValidationError as error:
+            raise ToolFailed(f"The arguments do not fit: {error}") from None
+        try:
             if inspect.iscoroutinefunction(self.function):
                 return await self.function(**converted)
             value = await tool_threads.run(self.function, converted)
             return await value if inspect.isawaitable(value) else value
-        except msgspec.ValidationError as error:
-            raise ToolFailed(f"The arguments do not fit: {error}") from None
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             raise ToolFailed(f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]) from error
 
     def _convert(self, name: str, value: Any) -> Any:
@@ -78,8 +91,9 @@ class Tool:
     def _from_annotations(self) -> tuple[dict[str, Any], list[str]]:
         args: dict[str, Any] = {}
         required = []
-        for name, parameter in inspect.signature(self.function, eval_str=True).parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        bound = self.function.keywords if isinstance(self.function, functools.partial) else {}
+        for name, parameter in self._parameters().items():
+            if name in bound or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise TypeError(f"the tool {self.name!r} takes {name!r} by position only; models give names")
@@ -87,6 +101,14 @@ class Tool:
             if parameter.default is parameter.empty:
                 required.append(name)
         return args, required
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        try:
+            return inspect.signature(self.function, eval_str=True).parameters
+        except (ValueError, NameError) as error:
+            raise TypeError(
+                f"the tool {self.name!r} does not tell its arguments, give args: {error}"
+            ) from None
 
     def _schema(self, name: str, annotation: Any) -> dict[str, Any]:
         if annotation in (inspect.Parameter.empty, Any):
@@ -112,7 +134,8 @@ def by_name(tools: Tools) -> dict[str, Tool]:
     """
     if isinstance(tools, Mapping):
         return {
-            name: each if isinstance(each, Tool) else Tool(each, name=name) for name, each in tools.items()
+            name: each.named(name) if isinstance(each, Tool) else Tool(each, name=name)
+            for name, each in tools.items()
         }
     found: dict[str, Tool] = {}
     for each in tools:

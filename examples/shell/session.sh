@@ -24,13 +24,16 @@ session_start() { # [flag...]: starts the worker and waits for its first line
 
 ask() { # COMMAND [ARGS]: prints the chunks of a request; 1 if it failed
     local id=$EPOCHREALTIME chunk # unlike all others, in a pipe's subshell too
-    jq -c -n --arg id "$id" --arg command "$1" --argjson args "${2:-"{}"}" '{$id, $command, $args}' \
-        >&"$session_in" || return
+    local bad_end='^."id":"[^"]*","seq":[0-9]+,"type":"(error|cancelled)",'
+    local request
+    request=$(jq -c -n --arg id "$id" --arg command "$1" --argjson args "${2:-"{}"}" \
+        '{$id, $command, $args}') || return 1
+    (echo "$request" >&"$session_in") 2>/dev/null # a subshell: a worker that is gone ends only that
     while read -r chunk <&"$session_out"; do
         [[ $chunk == "{\"id\":\"$id\","* ]] || continue # what a request given up has left
         echo "$chunk"
         [[ $chunk == *',"done":true}' ]] || continue
-        [[ $chunk != *'"type":"error"'* && $chunk != *'"type":"cancelled"'* ]]
+        [[ ! $chunk =~ $bad_end ]]
         return
     done
     echo "The worker ended before it had answered." >&2
@@ -38,6 +41,8 @@ ask() { # COMMAND [ARGS]: prints the chunks of a request; 1 if it failed
 }
 
 session_end() { # the worker finishes what it was asked, and leaves
-    exec {session_in}>&- {session_out}<&-
+    exec {session_in}>&-
+    cat <&"$session_out" >/dev/null
+    exec {session_out}<&-
     wait "$session_pid"
 }

@@ -150,6 +150,7 @@ def test_cancel_raises_after_what_had_come() -> None:
             assert not error.retryable
             unsent = client.stream("kit.count", {"n": 1})
             unsent.cancel()
+            await fails(consume(unsent), "cancelled")
             assert await consume(unsent) == []
 
     run(main())

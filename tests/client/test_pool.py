@@ -29,16 +29,16 @@ async def consume(stream: Stream) -> list[str]:
 def test_requests_go_to_the_least_busy() -> None:
     async def main() -> None:
         async with pool(workers=3) as workers:
-            await workers.ready()
+            await workers.wait_ready()
             assert len(set(workers.pids)) == 3
             held = [asyncio.create_task(consume(workers.stream("kit.hold", {"gate": "g"}))) for _ in range(7)]
-            await until(lambda: sum(workers.in_flight.values()) == 7)
-            assert sorted(workers.in_flight.values()) == [2, 2, 3]
+            await until(lambda: workers.in_flight == 7)
+            assert sorted(workers.loads.values()) == [2, 2, 3]
             assert len({(await workers.call("kit.process"))["pid"] for _ in range(9)}) == 2  # those with two
             for task in held:
                 task.cancel()
             await asyncio.gather(*held, return_exceptions=True)
-            assert set(workers.in_flight.values()) == {0}
+            assert workers.in_flight == 0
             pids = [(await workers.call("kit.process"))["pid"] for _ in range(6)]
             assert pids[:3] == pids[3:]
             assert len(set(pids)) == 3
@@ -49,7 +49,7 @@ def test_requests_go_to_the_least_busy() -> None:
 def test_a_dead_worker_is_replaced_at_once_and_harms_no_other() -> None:
     async def main() -> None:
         async with pool() as workers:
-            await workers.ready()
+            await workers.wait_ready()
             slow = {"n": 50, "pause_ms": 10}
             first, second = (workers.stream("kit.count", slow) for _ in range(2))
             await anext(first)
@@ -57,7 +57,7 @@ def test_a_dead_worker_is_replaced_at_once_and_harms_no_other() -> None:
             victim, other = workers.pids
             os.kill(victim, signal.SIGKILL)
             await fails(consume(first), "worker_died")
-            await workers.ready()
+            await workers.wait_ready()
             assert other in workers.pids
             assert victim not in workers.pids
             assert len(await consume(second)) == 50
@@ -81,7 +81,7 @@ def test_retries_send_again_what_nobody_has_seen() -> None:
             old = workers.pids[0]
             os.kill(old, signal.SIGSTOP)
             call = asyncio.create_task(workers.call("kit.process", retries=1))
-            await until(lambda: sum(workers.in_flight.values()) == 1)
+            await until(lambda: workers.in_flight == 1)
             os.kill(old, signal.SIGKILL)
             assert (await call)["pid"] != old
             stream = workers.stream("kit.hold", {"gate": "g"}, retries=5)
@@ -111,7 +111,7 @@ def test_all_workers_know_what_was_configured() -> None:
             )
             assert result["scripted"] is True
             await workers.configure(name="x", adapter="json")
-            await workers.ready()
+            await workers.wait_ready()
             for _ in range(2):
                 answers = [
                     await workers.call("stream_predict", {"question": "?", "lm": "x"}) for _ in range(4)
@@ -121,7 +121,7 @@ def test_all_workers_know_what_was_configured() -> None:
                 for pid in old:
                     os.kill(pid, signal.SIGKILL)
                 await until(lambda: set(old).isdisjoint(workers.pids))  # noqa: B023 - awaited here
-                await workers.ready()
+                await workers.wait_ready()
             error = await fails(
                 workers.configure(name="x", lm={"model": "no-such-provider/m", "nope": 1}), "invalid_args"
             )
@@ -197,12 +197,12 @@ def test_closing_with_and_without_grace() -> None:
         await workers.start()
         with pytest.raises(RuntimeError):
             await workers.start()
-        await workers.ready()
+        await workers.wait_ready()
         slow = [
             asyncio.create_task(consume(workers.stream("kit.count", {"n": 20, "pause_ms": 10})))
             for _ in range(4)
         ]
-        await until(lambda: sum(workers.in_flight.values()) == 4)
+        await until(lambda: workers.in_flight == 4)
         pids = workers.pids
         begin = time.monotonic()
         await workers.close(grace=10)

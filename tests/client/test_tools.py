@@ -143,7 +143,7 @@ def test_what_is_no_json_is_told_to_the_model(given: object) -> None:
             else:
                 result = await work
                 assert result["code"] == "tool_error"
-                assert "no JSON" in result["error"]
+                assert "can not be sent as JSON" in result["error"]
 
     run(main())
 

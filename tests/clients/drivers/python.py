@@ -98,7 +98,7 @@ class Driver:
             self._client = Client(argv=argv, ready_timeout=timeout)
         await self._client.start()
         if isinstance(self._client, Pool):
-            await self._client.ready()
+            await self._client.wait_ready()
         tell(ref, "started")
 
     async def stop(self, ref: str, grace_ms: int = 5000) -> None:
