@@ -72,11 +72,12 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
-    program = bin_folder / "dspy-bridge"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m bridge "$@"\n')
-    program.chmod(0o755)
+    # Programs and not links: a Python finds its packages by the path it is started by.
+    for name, words in (("dspy-bridge", "-m bridge"), ("python", "")):
+        program = bin_folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        program.chmod(0o755)
     (bin_folder / "activate").write_text(f'PATH="{bin_folder}:$PATH"\n')
-    (bin_folder / "python").symlink_to(sys.executable)
     (tmp_path / ".venv" / ".run").touch()  # what make looks at before it installs
     return tmp_path
 
