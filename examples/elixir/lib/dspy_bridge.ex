@@ -16,7 +16,7 @@ defmodule DspyBridge do
   lists them) and options:
 
     * `:pool` - the pool or worker: a pid, a name, or `{name, node}` (default `DspyBridge.Pool`)
-    * `:timeout` - milliseconds for the whole request (default none)
+    * `:timeout` - milliseconds for the whole request (default `:infinity`)
     * `:credit` - how many chunks may be on their way, and so in this process's mailbox (default 64). Small
       chunks are faster with more, such as 512; chunks of a megabyte want few
     * `:tools` - functions that the worker may call: see `DspyBridge.Tool`; also names of its own tools
@@ -25,7 +25,8 @@ defmodule DspyBridge do
     * `:telemetry` - see `DspyBridge.Telemetry`
 
   A request that a worker would not take, since it recycles itself, goes to another. While no worker is ready
-  it waits, for its `:timeout` or 30 seconds.
+  it waits, for its `:timeout` or 30 seconds. A worker of a pool that does not end a request 2 seconds after its
+  `:timeout` is taken for hung: it is killed and replaced. A wrong option raises `ArgumentError`.
 
   Chunks are maps with string keys: `%{"type" => "prediction", "index" => 0, …}`. Failures are of type
   `DspyBridge.Error`. An `error` chunk in the midst of a stream is an item's, and one of its elements.
@@ -88,17 +89,19 @@ defmodule DspyBridge do
 
   @doc """
   Names a language model for later requests, in all workers of a pool and in those that will replace them.
-  Args are those of the command: `%{lm: %{model: "openai/gpt-4o-mini", temperature: 0}, name: "cold"}`.
+  Args are those of the command: `%{lm: %{model: "openai/gpt-4o-mini", temperature: 0}, name: "cold"}`. The
+  `:timeout`, if left out, is 30 seconds.
   """
   @spec configure(Enumerable.t(), keyword) :: {:ok, chunk} | {:error, Error.t()}
   def configure(args, options \\ []) do
     server = server(options)
-    ask = &request("configure", args, Keyword.put(options, :pool, &1))
+    options = Keyword.put_new(options, :timeout, 30_000)
+    ask = fn {worker, _port} -> request("configure", args, Keyword.put(options, :pool, worker)) end
 
     with {:ok, ready} <- tell(server, :ready),
-         {:ok, chunk} <- first_good(ask, if(ready == [], do: [server], else: ready)),
+         {:ok, chunk} <- first_good(ask, if(ready == [], do: [{server, nil}], else: ready)),
          {:ok, ready_now} <- tell(server, {:remember, Request.named(args)}) do
-      # Any other learns of it before it is ready; so does one that failed here, when it is back.
+      # Programs that became ready meanwhile; any later one learns of it before it is ready.
       first_good(ask, ready_now -- ready)
       {:ok, chunk}
     end

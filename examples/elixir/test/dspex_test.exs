@@ -139,4 +139,14 @@ defmodule DSPexTest do
     assert {:ok, _} = Predict.stream("question -> answer", @sky, keep(), pool: pool, lm: "other")
     assert {:error, %Error{code: "invalid_args"}} = DSPex.LM.configure("scripted", no_such: 1, pool: pool)
   end
+
+  test "what a callback raises is not how its request ended", %{batches: pool} do
+    batch = fn callback -> Predict.stream_batch("text -> completion", @items, callback, pool: pool) end
+    nested = fn _event -> DspyBridge.call!("no_such_command", %{}, pool: pool) end
+    assert_raise Error, ~r/no_such_command/, fn -> batch.(nested) end
+    assert_raise RuntimeError, "no", fn -> batch.(fn _event -> raise "no" end) end
+    eventually(fn -> match?([%{requests: 0}], DspyBridge.workers(pool)) end)
+    # One that handles its own errors goes on, with requests of its own besides.
+    assert {:ok, _} = batch.(fn _event -> {:error, %Error{}} = DspyBridge.call("nope", %{}, pool: pool) end)
+  end
 end

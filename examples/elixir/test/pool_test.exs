@@ -141,4 +141,114 @@ defmodule DspyBridge.PoolTest do
     pool = pool([workers: 2] ++ real())
     for worker <- DspyBridge.workers(pool), do: assert(where(worker.worker) == worker.os_pid)
   end
+
+  test "a worker that lets a request's time go by is replaced" do
+    pool = pool([workers: 1] ++ real())
+    [os_pid] = os_pids(pool)
+    System.cmd("kill", ["-STOP", to_string(os_pid)])
+    other = Task.async(fn -> DspyBridge.call("ping", %{}, pool: pool) end)
+    assert {:error, %Error{code: "deadline_exceeded"}} = DspyBridge.call("ping", %{}, pool: pool, timeout: 50)
+    assert {:error, %Error{code: "worker_died", retryable: true}} = Task.await(other)
+    assert where(pool) != os_pid
+    refute alive?(os_pid)
+  end
+
+  test "the grace that is asked for holds, whatever the options say" do
+    pool = pool([workers: 2, grace_ms: 0] ++ real())
+    pause_ms = 6_000
+    call = Task.async(fn -> DspyBridge.call("kit.where", %{pause_ms: pause_ms}, pool: pool) end)
+    eventually(fn -> Enum.any?(DspyBridge.workers(pool), &(&1.requests == 1)) end)
+    assert DspyBridge.stop(pool, 30_000) == :ok
+    assert {:ok, %{"type" => "result"}} = Task.await(call)
+  end
+
+  test "a worker that its configurations alone wear out is told, and not tried in haste" do
+    flags = scripted("quickstart.script.jsonl") ++ ["--max-requests", "1"]
+    pool = pool([workers: 1] ++ real(flags))
+    # The only request that it takes is the configuration; so the next one never gets to be ready.
+    assert {:ok, _} = DspyBridge.configure(%{name: "m", lm: %{model: "scripted"}}, pool: pool)
+
+    assert {:error, %Error{code: "start_failed", retryable: true} = error} =
+             DspyBridge.call("ping", %{}, pool: pool, timeout: 3_000)
+
+    assert error.message =~ "exit code 0"
+  end
+
+  test "configurations and recycling get along" do
+    pool = pool([workers: 2] ++ real(scripted("quickstart.script.jsonl") ++ ["--max-requests", "4"]))
+
+    answers =
+      for i <- 1..12 do
+        if rem(i, 4) == 0,
+          do: DspyBridge.configure(%{name: "m#{i}", lm: %{model: "scripted"}}, pool: pool),
+          else: DspyBridge.call("ping", %{}, pool: pool)
+      end
+
+    assert Enum.all?(answers, &match?({:ok, _}, &1))
+  end
+
+  test "who waits and ends is forgotten" do
+    {:ok, pool} = Pool.start_link(name: nil, argv: ["/bin/sh", "-c", "sleep 0.1; exit 9"])
+    {:ok, worker} = DspyBridge.Worker.start_link(argv: ["/bin/sh", "-c", "sleep 0.1; exit 9"])
+
+    for server <- [pool, worker] do
+      waits = spawn(fn -> DspyBridge.call("ping", %{}, pool: server) end)
+      eventually(fn -> length(:sys.get_state(server).waiting) == 1 end)
+      Process.exit(waits, :kill)
+      eventually(fn -> :sys.get_state(server).waiting == [] end)
+    end
+  end
+
+  test "wrong options are told where they are made" do
+    for {options, words} <- [
+          {[argv: "dspy-bridge serve"], "argv"},
+          {[argv: []], "argv"},
+          {[flags: ["--max-requests", 5]], "flags"},
+          {[framing: :packet], "framing"},
+          {[env: %{"A" => 1}], "env"},
+          {[ready_timeout: "1"], "ready_timeout"},
+          {[grace_ms: -1], "grace_ms"},
+          {[workers: 0], "workers"},
+          {[wokers: 2], "wokers"}
+        ] do
+      assert_raise ArgumentError, ~r/#{words}/, fn -> Pool.start_link([name: nil] ++ options) end
+    end
+
+    pool = pool(real())
+
+    for option <- [timeout: 0, timeout: -1, timeout: 1.5, timeout: "1", credit: 0, retries: -1, timout: 1] do
+      words = ~r/#{elem(option, 0)}/
+      assert_raise ArgumentError, words, fn -> DspyBridge.call("ping", %{}, [option, pool: pool]) end
+    end
+
+    assert {:ok, _} = DspyBridge.call("ping", %{}, pool: pool, timeout: :infinity)
+  end
+
+  test "no key shows in what logs tell of it" do
+    {:ok, pool} =
+      Pool.start_link(name: nil, argv: ["/bin/sh", "-c", "sleep 0.1; exit 9"], env: %{"KEY" => "sk-1"})
+
+    [%{worker: worker}] = DspyBridge.workers(pool)
+    waits = spawn_link(fn -> DspyBridge.configure(%{lm: %{model: "m", api_key: "sk-2"}}, pool: pool) end)
+    eventually(fn -> :sys.get_state(pool).waiting != [] end)
+    for server <- [pool, worker], do: refute(inspect(:sys.get_state(server)) =~ "sk-")
+    Process.unlink(waits)
+  end
+
+  test "a program that started while others were being configured learns of it, too" do
+    pool = pool([workers: 2] ++ real(scripted("quickstart.script.jsonl")))
+    [%{worker: a, os_pid: killed}, %{worker: b, os_pid: stopped}] = DspyBridge.workers(pool)
+    System.cmd("kill", ["-STOP", to_string(stopped)])
+    lm = %{lm: %{model: "scripted"}, name: "new"}
+    configuring = Task.async(fn -> DspyBridge.configure(lm, pool: pool) end)
+    # The one has answered, the other can not yet.
+    eventually(fn -> match?([%{requests: 1}], DspyBridge.workers(b)) end)
+    args = %{signature: "text -> completion", items: [%{text: "Paris is the capital of"}], lm: "new"}
+    eventually(fn -> match?({:ok, _}, DspyBridge.call("stream_predict_batch", args, pool: a)) end)
+    kill(killed)
+    eventually(fn -> match?([%{status: :ready, os_pid: pid}] when pid != killed, DspyBridge.workers(a)) end)
+    System.cmd("kill", ["-CONT", to_string(stopped)])
+    assert {:ok, _} = Task.await(configuring)
+    assert {:ok, _} = DspyBridge.call("stream_predict_batch", args, pool: a)
+  end
 end

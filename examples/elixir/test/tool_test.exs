@@ -130,4 +130,9 @@ defmodule DspyBridge.ToolTest do
     test = self()
     assert {:value, true} = ask(pool, fn _ -> test in Process.get(:"$callers") end)
   end
+
+  test "an answer that is longer than the worker reads is an error, at once", %{pool: pool} do
+    assert {"tool_error", text} = ask(pool, fn _ -> String.duplicate("x", 9_000_000) end)
+    assert text =~ "longer than the worker's limit"
+  end
 end

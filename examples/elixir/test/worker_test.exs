@@ -187,4 +187,50 @@ defmodule DspyBridge.WorkerTest do
     assert {:ok, _} = DspyBridge.call("ping", %{}, pool: NamedWorker)
     assert {:ok, _} = DspyBridge.call("ping", %{}, pool: {NamedWorker, node()})
   end
+
+  test "the framing is told to the program, unless its command line does" do
+    script = fn packets ->
+      ~s(printf '#{packets}{"id":null,"type":"ready","protocol":1,"version":"%s"}' "$*"; read x)
+    end
+
+    # Either way a ready line of 69 bytes.
+    for {flags, told, size} <- [
+          {[], "--framing packet4", "\\0\\0\\0\\105"},
+          {["--framing=packet4"], "--framing=packet4", "\\0\\0\\0\\105"}
+        ] do
+      options = [argv: ["/bin/sh", "-c", script.(size), "sh"], flags: flags, framing: :packet4]
+      assert [%{version: ^told}] = DspyBridge.workers(worker(options))
+    end
+
+    worker = worker([framing: :packet4] ++ real())
+    assert {:ok, %{"type" => "pong"}} = DspyBridge.call("ping", %{}, pool: worker)
+  end
+
+  test "while it is being stopped it answers, but takes nothing" do
+    {:ok, worker} = Worker.start_link(real())
+    holding = Task.async(fn -> DspyBridge.call("kit.hold", %{}, pool: worker) end)
+    eventually(fn -> match?([%{requests: 1}], DspyBridge.workers(worker)) end)
+    stopping = Task.async(fn -> DspyBridge.stop(worker, 500) end)
+    eventually(fn -> match?([%{status: :stopping}], DspyBridge.workers(worker)) end)
+    assert {:error, %Error{code: "closed"}} = DspyBridge.configure(%{lm: %{model: "scripted"}}, pool: worker)
+    assert {:error, %Error{code: "cancelled"}} = Task.await(holding)
+    assert Task.await(stopping) == :ok
+  end
+
+  test "a program that leaves as soon as it has come is not started at once for ever" do
+    argv = [
+      "/bin/sh",
+      "-c",
+      ~s(echo '{"id":null,"type":"ready","protocol":1}'; echo '{"id":null,"type":"bye"}')
+    ]
+
+    {:ok, _worker} = Worker.start_link(argv: argv, telemetry: events())
+    for delay <- [0, 100, 200], do: assert_receive({[:worker, :down], %{restart_in_ms: ^delay}, _}, 5_000)
+  end
+
+  test "strange words of a program do no harm" do
+    lines = ~s(echo '{"id":null,"type":"error","error":{}}'; read a; echo '{"id":1,"seq":0,"a\\"done":true}')
+    worker = worker(played(lines <> ~s(; echo '{"id":1,"seq":1,"type":"result","done":true}'; read b)))
+    assert {:ok, %{"seq" => 1}} = DspyBridge.call("x", %{}, pool: worker)
+  end
 end

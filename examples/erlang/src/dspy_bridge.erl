@@ -83,20 +83,23 @@
 
 -define(GRACE_MS, 30000).
 -define(CREDIT, 64).
+%% The most that the protocol counts to, and milliseconds.
+-define(MOST, 2147483648).
 
 %% ---- start and stop --------------------------------------------------------------------------------
 
 %% @doc Starts a server, linked to the caller. The worker is started after this returns: requests wait for it.
 %% Until a worker has been ready for once, a start that fails is told to all who wait or ask (`start_failed');
-%% later, requests have patience. In any case it is tried again, after 0, 100, 200, ... 10,000 ms.
+%% later, requests have patience. In any case it is tried again, after 0, 100, 200, ... 10,000 ms. A wrong option
+%% is an error `{bad_option, Name, Value}', as it is in requests.
 -spec start_link(start_options()) -> gen_server:start_ret().
 start_link(Options) when is_map(Options) ->
-    gen_server:start_link(dspy_bridge_server, Options, []).
+    gen_server:start_link(dspy_bridge_server, checked(Options), []).
 
 %% @doc As start_link/1, registered under a name, such as `{local, bridge}'.
 -spec start_link(gen_server:server_name(), start_options()) -> gen_server:start_ret().
 start_link(Name, Options) when is_map(Options) ->
-    gen_server:start_link(Name, dspy_bridge_server, Options, []).
+    gen_server:start_link(Name, dspy_bridge_server, checked(Options), []).
 
 %% @doc Waits until the worker is ready. `start_failed' is told as soon as a start has failed, though the
 %% server goes on trying.
@@ -203,6 +206,7 @@ fold_chunks([], _Fun, Acc, Part, _Slice, Count) ->
 %% if that ends without having been stopped, and then no more. The request is cancelled when the process ends.
 -spec stream(server(), atom() | binary(), map(), options()) -> {ok, reference()} | {error, error()}.
 stream(Server, Command, Args, Options) ->
+    checked(Options),
     Tools = [{to_binary(Name), Tool} || {Name, Tool} <- maps:to_list(maps:get(tools, Options, #{}))],
     case body(to_binary(Command), declare(Tools, Args), Options) of
         {ok, Body} ->
@@ -319,6 +323,35 @@ declare(Tools, Args) ->
     Declared = [(maps:with([desc, args, required], Tool))#{name => Name} || {Name, Tool} <- Tools],
     Others = maps:get(<<"tools">>, Args, maps:get(tools, Args, [])),
     (maps:remove(<<"tools">>, Args))#{tools => Others ++ Declared}.
+
+%% The options, if they are right: else the server would fail for them again and again, or the worker.
+checked(Options) ->
+    [is_right(Name, Value) orelse error({bad_option, Name, Value}) || {Name, Value} <- maps:to_list(Options)],
+    Options.
+
+is_right(argv, [_ | _] = Words) ->
+    lists:all(fun is_text/1, Words);
+is_right(framing, Framing) ->
+    lists:member(Framing, [lines, packet4]);
+is_right(env, Env) ->
+    lists:all(fun({Name, Value}) -> is_text(Name) andalso (Value =:= false orelse is_text(Value)) end, Env);
+is_right(timeout, infinity) ->
+    true;
+is_right(Name, Value) when Name =:= timeout; Name =:= credit; Name =:= ready_timeout; Name =:= patience ->
+    is_integer(Value) andalso Value > 0 andalso Value =< ?MOST;
+is_right(retries, Value) ->
+    is_integer(Value) andalso Value >= 0;
+is_right(tools, Tools) ->
+    is_map(Tools);
+is_right(Name, _Value) ->
+    Name =:= cd orelse Name =:= traceparent.
+
+is_text(Text) ->
+    try
+        is_binary(unicode:characters_to_binary(Text))
+    catch
+        error:badarg -> false
+    end.
 
 configures(Command, Args) when Command =:= configure; Command =:= <<"configure">> ->
     {true, to_binary(maps:get(<<"name">>, Args, maps:get(name, Args, default)))};

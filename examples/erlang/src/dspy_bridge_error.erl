@@ -3,7 +3,8 @@
 -module(dspy_bridge_error).
 
 -export([of_chunk/1, new/4]).
--export([torn/1, missing/2, not_ready/1, start_failed/2, died/1, status/1, late/0, closed/0, closed/1]).
+-export([torn/1, missing/2, not_ready/1, start_failed/2, died/1, status/1, late/0, too_long/1]).
+-export([closed/0, closed/1]).
 
 -type error() :: dspy_bridge:error().
 
@@ -41,6 +42,10 @@ missing(Seq, Id) ->
 -spec not_ready(binary()) -> error().
 not_ready(Line) ->
     start_failed("The worker did not begin with ready, but with: ~ts", [beginning(Line)]).
+
+-spec too_long(pos_integer()) -> error().
+too_long(Limit) ->
+    new(<<"line_too_long">>, "The request is longer than the ~b bytes that the worker reads.", [Limit], false).
 
 -spec late() -> error().
 late() ->

@@ -10,6 +10,8 @@
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2, format_status/1]).
 -export([run_tool/4]).
 
+-define(LIMIT, 8388608).
+
 -record(request, {
     ref :: reference() | undefined,
     owner :: pid() | undefined,
@@ -24,6 +26,8 @@
     configures :: false | {true, term()},
     deadline :: integer() | undefined,
     timer :: reference() | undefined,
+    %% Milliseconds that it may still wait for a worker, all times together.
+    patience :: non_neg_integer(),
     sent = false :: boolean(),
     seq = 0 :: non_neg_integer(),
     taken = 0 :: non_neg_integer(),
@@ -35,6 +39,8 @@
     done = dspy_bridge_line:done_pattern() :: binary:cp(),
     phase = down :: down | starting | configuring | ready | leaving | stopped,
     port :: port() | undefined,
+    %% How long a line may be that the worker reads.
+    limit = ?LIMIT :: pos_integer(),
     os_pid :: pos_integer() | undefined,
     writer :: pid() | undefined,
     %% What has come of a line that is not complete, backwards.
@@ -44,8 +50,10 @@
     timer :: reference() | undefined,
     ready_at :: integer() | undefined,
     ever_ready = false :: boolean(),
-    %% Whether this worker has answered anything.
+    %% Whether this worker has answered anybody.
     served = false :: boolean(),
+    %% Whether it has said, before it was ready, that it takes nothing new.
+    unwilling = false :: boolean(),
     failures = 0 :: non_neg_integer(),
     last_error :: dspy_bridge:error() | undefined,
     next_id = 1 :: pos_integer(),
@@ -168,7 +176,8 @@ start(#state{options = Options} = State) ->
 
 up(State) ->
     [gen_server:reply(From, ok) || From <- State#state.awaiting],
-    Ready = State#state{phase = ready, awaiting = [], last_error = undefined},
+    stop_timer(State#state.timer),
+    Ready = State#state{phase = ready, awaiting = [], last_error = undefined, timer = undefined},
     lists:foldl(
         fun({Id, Request}, Sending) -> send(Id, Request, Sending) end,
         Ready,
@@ -184,7 +193,7 @@ ending(State) ->
     stop_timer(State#state.timer),
     State#state{timer = after_ms(?LINGER_MS, ended)}.
 
-ended_error(#state{phase = starting, exit_status = Status}) ->
+ended_error(#state{phase = Phase, exit_status = Status}) when Phase =:= starting; Phase =:= configuring ->
     Values = [dspy_bridge_error:status(Status)],
     dspy_bridge_error:start_failed("The worker ended before it was ready (~ts).", Values);
 ended_error(#state{exit_status = Status}) ->
@@ -199,13 +208,13 @@ down(Error, #state{phase = Phase, stopping = Stopping} = State) ->
             Failed = fail_all(Error, Closed),
             [gen_server:reply(From, ok) || From <- Stopping],
             Failed#state{phase = stopped, stopping = []};
-        _ when Phase =:= down; Phase =:= starting ->
-            restart(not_started(Error, Closed));
+        _ when Phase =:= down; Phase =:= starting; Phase =:= configuring ->
+            restart(not_started(Error, lose(Error, Closed)));
         leaving when State#state.exit_status =:= 0, State#state.served ->
             %% It had said that it would, and has been of use: it has not failed.
             start_in(0, lose(Error, Closed));
         leaving when State#state.exit_status =:= 0 ->
-            restart(lose(Error, Closed));
+            restart(lose(Error, Closed#state{last_error = Error}));
         _ ->
             logger:warning("dspy_bridge: ~ts", [map_get(message, Error)]),
             restart(lose(Error, Closed#state{phase = down}))
@@ -266,6 +275,7 @@ close(#state{port = Port, os_pid = OsPid, exit_status = Status} = State) ->
         port = undefined,
         os_pid = undefined,
         writer = undefined,
+        unwilling = false,
         timer = undefined,
         begun = [],
         exit_status = undefined,
@@ -312,11 +322,14 @@ not_ready(_State) ->
 
 after_ms(Ms, Event) -> erlang:start_timer(Ms, self(), Event).
 
+%% The milliseconds that it had left.
 stop_timer(undefined) ->
-    ok;
+    infinity;
 stop_timer(Timer) ->
-    _ = erlang:cancel_timer(Timer),
-    ok.
+    case erlang:cancel_timer(Timer) of
+        false -> 0;
+        Left -> Left
+    end.
 
 now_ms() -> erlang:monotonic_time(millisecond).
 
@@ -338,6 +351,7 @@ accept(#{ref := Ref, owner := Owner, timeout := Timeout} = Asked, State) ->
         retries = map_get(retries, Asked),
         tools = map_get(tools, Asked),
         configures = map_get(configures, Asked),
+        patience = maps:get(patience, State#state.options, ?PATIENCE_MS),
         deadline = if is_integer(Timeout) -> now_ms() + Timeout; true -> undefined end
     },
     #state{next_id = Id, ids = Ids} = State,
@@ -348,24 +362,31 @@ accept(#{ref := Ref, owner := Owner, timeout := Timeout} = Asked, State) ->
     end.
 
 %% Keeps a request until there is a worker.
-wait(Id, #request{deadline = Deadline} = Request, #state{requests = Requests, options = Options} = State) ->
+wait(Id, #request{deadline = Deadline, patience = Patience} = Request, #state{requests = Requests} = State) ->
     stop_timer(Request#request.timer),
-    Patience = min(maps:get(patience, Options, ?PATIENCE_MS), left(Deadline, infinity)),
-    Waiting = Request#request{sent = false, seq = 0, timer = after_ms(Patience, {late, Id})},
+    Timer = after_ms(min(Patience, left(Deadline, infinity)), {late, Id}),
+    Waiting = Request#request{sent = false, seq = 0, timer = Timer},
     State#state{requests = Requests#{Id => Waiting}}.
 
 send(_Id, #request{sent = true}, State) ->
     State;
 send(Id, #request{deadline = Deadline} = Request, #state{requests = Requests} = State) ->
-    stop_timer(Request#request.timer),
+    Patience = min(Request#request.patience, stop_timer(Request#request.timer)),
     {Limit, Timer} =
         case left(Deadline, none) of
             none -> {[], undefined};
             Ms -> {[<<",\"timeout_ms\":">>, integer_to_binary(Ms)], after_ms(Ms + ?LATE_MS, {late, Id})}
         end,
     Credit = [<<",\"credit\":">>, integer_to_binary(Request#request.credit)],
-    write([<<"{\"id\":">>, integer_to_binary(Id), $,, Request#request.body, Limit, Credit, $}], State),
-    State#state{requests = Requests#{Id => Request#request{sent = true, timer = Timer}}}.
+    Line = [<<"{\"id\":">>, integer_to_binary(Id), $,, Request#request.body, Limit, Credit, $}],
+    Sent = Request#request{sent = true, timer = Timer, patience = Patience},
+    case iolist_size(Line) > State#state.limit of
+        true ->
+            fail(Id, Sent, dspy_bridge_error:too_long(State#state.limit), State);
+        false ->
+            write(Line, State),
+            State#state{requests = Requests#{Id => Sent}}
+    end.
 
 left(undefined, Without) -> Without;
 left(Deadline, _Without) -> max(1, Deadline - now_ms()).
@@ -452,11 +473,13 @@ data({noeol, Part}, #state{begun = Begun} = State) ->
 data(Packet, State) ->
     line(Packet, State).
 
+limit(#{<<"limits">> := #{<<"max_line_bytes">> := Bytes}}) when is_integer(Bytes) -> Bytes;
+limit(_Ready) -> ?LIMIT.
+
 line(Line, #state{phase = starting} = State) ->
     case dspy_bridge_json:decode(Line) of
-        {ok, #{<<"type">> := <<"ready">>}} ->
-            stop_timer(State#state.timer),
-            configuring(State#state{ever_ready = true, ready_at = now_ms(), timer = undefined});
+        {ok, #{<<"type">> := <<"ready">>} = Ready} ->
+            configuring(State#state{ever_ready = true, ready_at = now_ms(), limit = limit(Ready)});
         _ ->
             down(dspy_bridge_error:not_ready(Line), State)
     end;
@@ -500,11 +523,10 @@ strange(Line, #state{requests = Requests} = State) ->
 
 chunk(Id, #request{seq = Expected}, Seq, _Last, _Type, _Line, State) when Seq =/= Expected ->
     down(dspy_bridge_error:missing(Expected, Id), State);
-chunk(Id, #request{ref = Ref} = Request, 0, true, error, Line, #state{stopping = []} = State) when
-    Ref =/= undefined
-->
+chunk(Id, #request{ref = Ref} = Request, 0, true, error, Line, #state{stopping = []} = State) ->
     %% Where the worker takes nothing new, the request is for the next one.
     case dspy_bridge_json:decode(Line) of
+        {ok, #{<<"code">> := <<"shutting_down">>}} when Ref =:= undefined -> drop(Id, Request, leaving(State));
         {ok, #{<<"code">> := <<"shutting_down">>}} -> wait(Id, Request, leaving(State));
         _ -> last(Id, Request, Line, State)
     end;
@@ -528,11 +550,13 @@ chunk(Id, Request, Seq, false, Type, Line, #state{requests = Requests, touched =
     end.
 
 leaving(#state{phase = ready} = State) -> State#state{phase = leaving};
+leaving(#state{phase = configuring} = State) -> State#state{unwilling = true};
 leaving(State) -> State.
 
 last(Id, #request{ref = Ref, lines = Lines} = Request, Line, State) ->
     Remembered = remember(Request, Line, State),
-    Dropped = drop(Id, Request, Remembered#state{served = true}),
+    Served = Ref =/= undefined orelse State#state.served,
+    Dropped = drop(Id, Request, Remembered#state{served = Served}),
     configured(give(Ref, [Line | Lines], done, Dropped)).
 
 hand_out(#state{touched = Touched} = State) ->
@@ -558,15 +582,16 @@ remember(#request{configures = {true, Name}, body = Body}, Line, #state{configur
 remember(_Request, _Line, State) ->
     State.
 
-%% A new worker is told the configurations of the one before it, and is ready when it has answered.
+%% A new worker is told the configurations of the one before it, and is ready when it has answered. If it takes
+%% no more than that, it has not started.
 configuring(#state{configured = Configured} = State) ->
     Send = fun({_Name, Body}, #state{next_id = Id} = Sending) ->
-        Request = #request{body = Body, credit = ?CREDIT, retries = 0, tools = #{}, configures = false},
+        Request = #request{body = Body, credit = ?CREDIT, retries = 0, patience = 0, tools = #{}, configures = false},
         send(Id, Request, Sending#state{next_id = Id + 1})
     end,
     configured(lists:foldl(Send, State#state{phase = configuring}, Configured)).
 
-configured(#state{phase = configuring, requests = Requests} = State) ->
+configured(#state{phase = configuring, unwilling = false, requests = Requests} = State) ->
     case lists:any(fun(Request) -> Request#request.sent end, maps:values(Requests)) of
         true -> State;
         false -> up(State)
@@ -626,8 +651,14 @@ tool_result(Id, CallId, Answer, State) ->
     {ok, Call} = dspy_bridge_json:encode(CallId),
     Target = integer_to_binary(Id),
     Begin = [<<"{\"command\":\"tool_result\",\"args\":{\"target\":">>, Target, <<",\"call_id\":">>, Call],
-    write([Begin, <<",\"">>, Key, <<"\":">>, Json, <<"}}">>], State),
-    State.
+    Line = [Begin, <<",\"">>, Key, <<"\":">>, Json, <<"}}">>],
+    case iolist_size(Line) > State#state.limit of
+        true ->
+            tool_result(Id, CallId, {error, "The tool's answer is longer than the worker reads."}, State);
+        false ->
+            write(Line, State),
+            State
+    end.
 
 %% A reason as words of one line.
 text(Reason) when is_binary(Reason) ->

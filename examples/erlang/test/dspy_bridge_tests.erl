@@ -68,6 +68,8 @@ requests_test_() ->
         {"tools", fun tools/1},
         {"tools that fail", fun failing_tools/1},
         {"a tool that hangs", fun hanging_tool/1},
+        {"more than the worker reads", fun too_long/1},
+        {"wrong options", fun wrong_options/1},
         {"a tool prints where its caller does", fun printing_tool/1},
         {"the state that is logged", fun status/1}
     ],
@@ -546,3 +548,62 @@ hold_from_afar(Bridge) ->
     receive
         held -> ok
     end.
+
+%% ---- what the worker would not take ----------------------------------------------------------------
+
+too_long(Bridge) ->
+    Long = binary:copy(<<"x">>, 9000000),
+    Request = dspy_bridge:call(Bridge, 'kit.echo', #{text => Long}),
+    ?assertMatch({error, #{code := <<"line_too_long">>, retryable := false}}, Request),
+    Tools = #{long => #{'fun' => fun(_) -> Long end}},
+    {ok, #{<<"error">> := Text}} = dspy_bridge:call(Bridge, 'kit.tool', #{name => long}, #{tools => Tools}),
+    ?assertEqual(<<"The tool's answer is longer than the worker reads.">>, Text),
+    ?assertMatch({ok, _}, dspy_bridge:call(Bridge, ping, #{})).
+
+wrong_options(Bridge) ->
+    Requests = [{timeout, 0}, {timeout, 1.5}, {timeout, <<"1">>}, {credit, 0}, {retries, -1}, {timout, 1}],
+    [
+        ?assertError({bad_option, Name, Value}, dspy_bridge:call(Bridge, ping, #{}, #{Name => Value}))
+     || {Name, Value} <- Requests
+    ],
+    Starts = [{argv, []}, {argv, ["sh", 1]}, {framing, packet}, {env, [{"A", 1}]}, {ready_timeout, "1"}],
+    [
+        ?assertError({bad_option, Name, Value}, dspy_bridge:start_link(#{Name => Value}))
+     || {Name, Value} <- Starts
+    ].
+
+%% Each worker takes one request, which the repeated configuration is.
+worn_out_test_() ->
+    Model = ["--model", "scripted", "--script", "examples/quickstart.script.jsonl"],
+    with(#{argv => worker() ++ Model ++ ["--max-requests", "1"], patience => 4000}, fun(Bridge) ->
+        {ok, _} = dspy_bridge:configure(Bridge, #{name => m, lm => #{model => scripted}}),
+        {error, #{code := Code, message := Message}} = dspy_bridge:call(Bridge, ping, #{}),
+        ?assertEqual(<<"start_failed">>, Code),
+        ?assertNotEqual(nomatch, string:find(Message, "exit code 0"))
+    end).
+
+%% The second worker does not answer its configuration; the third one does.
+hung_at_its_configuration_test_() ->
+    File = "/tmp/dspy_bridge_hung_" ++ os:getpid(),
+    Answer = fun(Id) -> io_lib:format("echo '{\"id\":~b,\"seq\":0,\"type\":\"result\",\"done\":true}'", [Id]) end,
+    Lines = [
+        ready(),
+        "echo x >> " ++ File,
+        "case $(wc -l < " ++ File ++ ") in",
+        "1) read a; " ++ Answer(1) ++ "; read b; exit 9;;",
+        "2) read a; read b;;",
+        "*) read a; " ++ Answer(4) ++ "; read b;;",
+        "esac"
+    ],
+    {setup, fun() -> start(#{argv => script(Lines), ready_timeout => 300}) end,
+        fun(Bridge) ->
+            dspy_bridge:stop(Bridge, 0),
+            file:delete(File)
+        end,
+        fun(Bridge) ->
+            {timeout, 30, fun() ->
+                {ok, _} = dspy_bridge:configure(Bridge, #{lm => #{model => m}}),
+                {error, #{code := <<"worker_died">>}} = dspy_bridge:call(Bridge, x, #{}),
+                eventually(fun() -> dspy_bridge:await_ready(Bridge, 5000) =:= ok end)
+            end}
+        end}.

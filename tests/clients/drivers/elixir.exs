@@ -32,8 +32,8 @@ defmodule Driver do
       {:operation, %{"op" => "start"} = operation} ->
         loop(%{state | client: start(operation, state.client)})
 
-      {:operation, %{"op" => "stop", "ref" => ref}} ->
-        DspyBridge.stop(state.client)
+      {:operation, %{"op" => "stop", "ref" => ref} = operation} ->
+        DspyBridge.stop(state.client, operation["grace_ms"] || 5_000)
         tell(ref, "stopped")
         loop(%{state | client: nil})
 

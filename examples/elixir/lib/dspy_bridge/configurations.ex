@@ -9,7 +9,7 @@ defmodule DspyBridge.Configurations do
 
   @spec remember(t, map) :: t
   def remember(configurations, args) do
-    name = args["name"] || "default"
+    name = to_string(args["name"] || "default")
     former = Map.get(configurations.settings, name, fn -> %{} end)
     merged = Map.merge(former.(), args |> Enum.reject(&match?({_, nil}, &1)) |> Map.new())
     settings = Map.put(configurations.settings, name, fn -> merged end)

@@ -152,7 +152,8 @@ defmodule DspyBridge.Output do
   defp seq(<<?,, _rest::binary>>, id, seq), do: {id, seq}
   defp seq(_rest, _id, _seq), do: :odd
 
-  @last ~s("done":true})
+  # With the comma: only so it can not be the end of a longer name.
+  @last ~s(,"done":true})
 
   defp last?(line) do
     before = byte_size(line) - byte_size(@last)

@@ -16,10 +16,11 @@ defmodule DspyBridge.Pool do
   """
 
   use GenServer
-  alias DspyBridge.{Configurations, Worker}
+  alias DspyBridge.{Configurations, Options, Waiting, Worker}
 
   # A worker's process has a slot. known: the processes; ready: those that are, with their ports; counters:
   # requests in flight
+  @derive {Inspect, only: [:workers, :ready, :last_error]}
   defstruct [
     :supervisor,
     :counters,
@@ -42,6 +43,7 @@ defmodule DspyBridge.Pool do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do
     name = Keyword.get(options, :name, __MODULE__)
+    Options.worker!(options, [:workers])
     GenServer.start_link(__MODULE__, options, if(name, do: [name: name], else: []))
   end
 
@@ -54,8 +56,9 @@ defmodule DspyBridge.Pool do
     children =
       for slot <- 1..workers do
         pool = %{pid: self(), counters: counters, slot: slot}
-        options = options |> Keyword.delete(:name) |> Keyword.put(:pool, pool)
-        Supervisor.child_spec({Worker, options}, id: slot)
+        options = options |> Keyword.drop([:name, :workers]) |> Keyword.put(:pool, pool)
+        # It sees to its own end, which `DspyBridge.stop/2` may allow more time than the options do.
+        Supervisor.child_spec({Worker, options}, id: slot, shutdown: :infinity)
       end
 
     {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
@@ -68,7 +71,7 @@ defmodule DspyBridge.Pool do
     with :none <- Configurations.since(state.configurations, configured) do
       state = acquainted(state, slot, worker)
       state = %{state | ready: Map.put(state.ready, slot, {worker, port}), last_error: nil}
-      waiting = Enum.reverse(state.waiting)
+      waiting = Waiting.take(state.waiting)
       state = Enum.reduce(waiting, %{state | waiting: []}, &choose(&2, &1))
       {:reply, :none, if(map_size(state.ready) == state.workers, do: tell(state, :ok), else: state)}
     else
@@ -88,10 +91,8 @@ defmodule DspyBridge.Pool do
   end
 
   def handle_call({:withdraw, ref}, _from, state) do
-    case Enum.split_with(state.waiting, &(&1.ref == ref)) do
-      {[], _} -> {:reply, :gone, state}
-      {[_], others} -> {:reply, {:waited, state.last_error}, %{state | waiting: others}}
-    end
+    {waited?, others} = Waiting.withdraw(state.waiting, ref)
+    {:reply, if(waited?, do: {:waited, state.last_error}, else: :gone), %{state | waiting: others}}
   end
 
   def handle_call(:ready, _from, state), do: {:reply, ready(state), state}
@@ -126,6 +127,11 @@ defmodule DspyBridge.Pool do
     {:noreply, %{state | ready: without(state.ready, &match?({^worker, _}, &1))}}
   end
 
+  # Nobody waits for that request any more.
+  def handle_info({{:owner_down, ref}, _monitor, :process, _pid, _reason}, state) do
+    {:noreply, %{state | waiting: elem(Waiting.withdraw(state.waiting, ref), 1)}}
+  end
+
   def handle_info({:EXIT, supervisor, reason}, %{supervisor: supervisor} = state), do: {:stop, reason, state}
   def handle_info(_other, state), do: {:noreply, state}
 
@@ -142,7 +148,7 @@ defmodule DspyBridge.Pool do
   end
 
   defp choose(%{ready: ready} = state, request) when ready == %{} do
-    %{state | waiting: [request | state.waiting]}
+    %{state | waiting: Waiting.put(state.waiting, request)}
   end
 
   defp choose(state, request) do
@@ -158,7 +164,7 @@ defmodule DspyBridge.Pool do
     %{state | known: Map.put(known, slot, worker)}
   end
 
-  defp ready(state), do: for({_slot, {worker, _port}} <- state.ready, do: worker)
+  defp ready(state), do: Map.values(state.ready)
 
   defp without(ready, unwanted?) do
     for {slot, entry} <- ready, not unwanted?.(entry), into: %{}, do: {slot, entry}

@@ -16,11 +16,20 @@ defmodule DspyBridge.Program do
           unsent: iodata
         }
 
+  # A framing that is not the usual one is told to the program, unless its command line says one itself.
+  defp arguments(args, :lines), do: args
+
+  defp arguments(args, :packet4) do
+    told? = Enum.any?(args, &(&1 == "--framing" or String.starts_with?(&1, "--framing=")))
+    if told?, do: args, else: args ++ ["--framing", "packet4"]
+  end
+
   @doc "Starts a command line; `options` are those of `DspyBridge.Worker.start_link/1`."
   @spec open([String.t(), ...], keyword) :: {:ok, t} | {:error, Error.t()}
   def open([name | args], options) do
     if path = System.find_executable(name) do
       framing = Keyword.get(options, :framing, :lines)
+      args = arguments(args, framing)
       settings = [:binary, :exit_status, :hide, args: args, env: environment(options[:env])]
       settings = if options[:cd], do: [{:cd, options[:cd]} | settings], else: settings
       port = Port.open({:spawn_executable, path}, settings)

@@ -3,7 +3,7 @@ defmodule DspyBridge.Request do
   # A request as its consumer has it: all of its state is in the consumer's process and on its node. Worker
   # and pool are told where to send lines, undecoded and several at a time; they come here, tagged with `ref`.
 
-  alias DspyBridge.{Error, Framing, JSON, Telemetry, Tool, ToolRunner, Worker}
+  alias DspyBridge.{Error, Framing, JSON, Options, Telemetry, Tool, ToolRunner, Worker}
 
   # How long a request waits for a worker that is ready, in milliseconds.
   @wait 30_000
@@ -12,6 +12,7 @@ defmodule DspyBridge.Request do
 
   # ref: an alias, so that nothing comes any more once it is given up
   # lines: what came and is not decoded yet; told_last?: the worker took its last line for the request's last
+  # waited: milliseconds it took to find workers that are ready; sent_at: when the last was found
   # taken: chunks handed over since credit was last granted; ended: :done or the error, once that is known
   defstruct [
     :server,
@@ -20,8 +21,9 @@ defmodule DspyBridge.Request do
     :tools,
     :credit,
     :retries,
-    :wait,
+    :timeout,
     :deadline,
+    :sent_at,
     :handler,
     :span,
     :began,
@@ -35,6 +37,7 @@ defmodule DspyBridge.Request do
     lines: [],
     framing: :lines,
     told_last?: false,
+    waited: 0,
     taken: 0,
     count: 0
   ]
@@ -44,7 +47,8 @@ defmodule DspyBridge.Request do
   @doc "Makes the request; options are those of `DspyBridge.stream/3`."
   @spec open(String.t(), Enumerable.t(), keyword) :: t
   def open(command, args, options) do
-    timeout = options[:timeout]
+    options = Options.request!(options)
+    timeout = if options[:timeout] != :infinity, do: options[:timeout]
     credit = Keyword.get(options, :credit, 64)
     {host_tools, tools} = Enum.split_with(options[:tools] || [], &is_struct(&1, Tool))
 
@@ -61,8 +65,8 @@ defmodule DspyBridge.Request do
       tools: host_tools,
       credit: credit,
       retries: Keyword.get(options, :retries, 0),
-      wait: min(timeout || @wait, @wait),
-      deadline: timeout && System.monotonic_time(:millisecond) + timeout + @late,
+      timeout: timeout,
+      deadline: timeout && now() + timeout,
       handler: Telemetry.handler(options),
       span: make_ref(),
       began: System.monotonic_time()
@@ -102,11 +106,14 @@ defmodule DspyBridge.Request do
     runner = if request.tools != [], do: ToolRunner.start(ref, request.tools, request.handler, request.span)
     sent = %{ref: ref, to: runner || ref, owner: runner || self(), body: request.body, pooled: false}
     request = %{request | ref: ref, runner: runner}
+    began = now()
 
     case ask(request, GenServer.whereis(request.server), {:open, sent, avoid}) do
       {:ok, worker, port} ->
         if runner, do: ToolRunner.watch(runner, worker)
-        %{request | worker: worker, port: port, monitor: Process.monitor(runner || worker)}
+        monitor = Process.monitor(runner || worker)
+        waited = request.waited + now() - began
+        %{request | worker: worker, port: port, monitor: monitor, sent_at: now(), waited: waited}
 
       {:error, error} ->
         release(request)
@@ -138,7 +145,7 @@ defmodule DspyBridge.Request do
       {:DOWN, ^server, :process, _pid, _reason} ->
         {:error, absent(request.server)}
     after
-      request.wait -> withdrawn(request, server)
+      min(max(0, @wait - request.waited), left(request, 0)) -> withdrawn(request, server)
     end
   end
 
@@ -148,7 +155,7 @@ defmodule DspyBridge.Request do
         opened(request, server)
 
       {:waited, reason} ->
-        text = "No worker was ready within #{request.wait} ms."
+        text = "No worker was ready in time."
         text = if reason, do: "#{text} #{reason.message}", else: text
         {:error, Error.new("start_failed", text, true, if(reason, do: reason.details, else: %{}))}
     end
@@ -221,7 +228,7 @@ defmodule DspyBridge.Request do
 
   # Half a window taken: so much is granted anew. Not when it is too late: then what is there is the rest.
   defp grant(%{taken: taken, ended: nil} = request) when taken > 0 and taken * 2 >= request.credit do
-    if remaining(request) == 0 do
+    if left(request, @late) == 0 do
       request
     else
       tell(request, {:credit, request.ref, taken})
@@ -248,7 +255,11 @@ defmodule DspyBridge.Request do
       {:DOWN, ^monitor, :process, _pid, reason} ->
         %{request | ended: Error.process_down(reason), told_last?: true}
     after
-      remaining(request) ->
+      left(request, @late) ->
+        # If it had the time to itself, and was not only waited for.
+        if now() - request.sent_at >= request.timeout + div(@late, 2),
+          do: tell(request, {:overdue, request.ref, request.port})
+
         text = "The worker gave no end in time, nor #{@late} ms later."
         %{request | ended: Error.new("deadline_exceeded", text, true)}
     end
@@ -256,8 +267,9 @@ defmodule DspyBridge.Request do
 
   defp whole(lines), do: :lists.droplast(lines)
 
-  defp remaining(%{deadline: nil}), do: :infinity
-  defp remaining(%{deadline: deadline}), do: max(0, deadline - System.monotonic_time(:millisecond))
+  defp left(%{deadline: nil}, _more), do: :infinity
+  defp left(%{deadline: deadline}, more), do: max(0, deadline + more - now())
+  defp now, do: System.monotonic_time(:millisecond)
 
   # At most half a window at a time: so that credit is granted in time, and little is held decoded.
   defp decode(request) do
@@ -290,8 +302,7 @@ defmodule DspyBridge.Request do
 
   # Without tools there is no runner; the worker must not wait for an answer all the same.
   defp decline(request, %{"type" => "tool_call", "host" => true, "name" => name} = chunk) do
-    result = Tool.run(%{}, name, %{})
-    tell(request, {:control, request.ref, Tool.result(chunk["id"], chunk["call_id"], result)})
+    tell(request, Tool.answer(request.ref, chunk["call_id"], Tool.run(%{}, name, %{})))
   end
 
   defp decline(_request, _chunk), do: :ok

@@ -72,16 +72,17 @@ defmodule DspyBridge.Tool do
   end
 
   @doc false
-  # The line that answers a call; a value is JSON already.
-  @spec result(term, term, {:ok, binary} | {:error, String.t()}) :: binary
-  def result(target, call_id, result) do
-    {key, json} =
-      case result do
-        {:ok, json} -> {"value", json}
-        {:error, text} -> {"error", JSON.encode!(if(String.valid?(text), do: text, else: inspect(text)))}
-      end
+  # What a worker's process is told to answer a call of the request `ref`: with JSON, so that nothing is left for
+  # it to encode.
+  @spec answer(reference, term, {:ok, binary} | {:error, String.t()}) :: tuple
+  def answer(ref, call_id, result) do
+    call_id = ~s(,"call_id":#{JSON.encode!(call_id)})
 
-    ids = [~s("target":), JSON.encode!(target), ~s(,"call_id":), JSON.encode!(call_id)]
-    IO.iodata_to_binary([~s({"command":"tool_result","args":{), ids, ~s(,"#{key}":), json, "}}"])
+    case result do
+      {:ok, json} -> {:tool_result, ref, call_id, ~s(,"value":#{json})}
+      {:error, text} -> {:tool_result, ref, call_id, ~s(,"error":#{JSON.encode!(valid(text))})}
+    end
   end
+
+  defp valid(text), do: if(String.valid?(text), do: text, else: inspect(text))
 end

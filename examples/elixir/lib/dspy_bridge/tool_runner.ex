@@ -23,7 +23,7 @@ defmodule DspyBridge.ToolRunner do
     spawn(fn ->
       Process.flag(:trap_exit, true)
       Process.monitor(state.consumer)
-      for {_monitor, {tool, _call}} <- loop(state), do: Process.exit(tool, :kill)
+      for {_monitor, {tool, _call_id}} <- loop(state), do: Process.exit(tool, :kill)
     end)
   end
 
@@ -57,8 +57,11 @@ defmodule DspyBridge.ToolRunner do
         loop(%{state | worker: worker})
 
       {:DOWN, monitor, :process, _tool, reason} when is_map_key(calls, monitor) ->
-        {{_tool, call}, calls} = Map.pop!(calls, monitor)
-        unless reason == :normal, do: answer(state, call, {:error, "The tool ended: #{inspect(reason)}."})
+        {{_tool, call_id}, calls} = Map.pop!(calls, monitor)
+
+        unless reason == :normal,
+          do: answer(state, call_id, {:error, "The tool ended: #{inspect(reason)}."})
+
         loop(%{state | calls: calls})
 
       {:DOWN, _monitor, :process, ^worker, reason} ->
@@ -80,28 +83,28 @@ defmodule DspyBridge.ToolRunner do
   defp look(line, state) do
     with {_, _} <- :binary.match(line, "tool_call"),
          {:ok, %{"type" => "tool_call", "host" => true} = chunk} <- JSON.decode(line) do
-      call = {chunk["id"], chunk["call_id"]}
-      work = fn -> work(state, call, chunk["name"], chunk["args"] || %{}) end
+      call_id = chunk["call_id"]
+      work = fn -> work(state, call_id, chunk["name"], chunk["args"] || %{}) end
       {tool, monitor} = :erlang.spawn_opt(work, [:link, :monitor])
-      %{state | calls: Map.put(state.calls, monitor, {tool, call})}
+      %{state | calls: Map.put(state.calls, monitor, {tool, call_id})}
     else
       _no_call -> state
     end
   end
 
   # In the call's own process.
-  defp work(state, call, name, args) do
+  defp work(state, call_id, name, args) do
     Process.put(:"$callers", state.callers)
     began = System.monotonic_time()
     result = Tool.run(state.tools, name, args)
-    answer(state, call, result)
+    answer(state, call_id, result)
     error = if match?({:error, _}, result), do: elem(result, 1)
     duration = System.monotonic_time() - began
     meta = %{ref: state.span, name: name, error: error}
     Telemetry.tell(state.handler, [:tool, :stop], %{duration: duration}, meta)
   end
 
-  defp answer(state, {target, call_id}, result) do
-    GenServer.cast(state.worker, {:control, state.ref, Tool.result(target, call_id, result)})
+  defp answer(state, call_id, result) do
+    GenServer.cast(state.worker, Tool.answer(state.ref, call_id, result))
   end
 end

@@ -15,8 +15,8 @@ defmodule DspyBridge.Worker do
     * `:name` - as of any GenServer
     * `:argv` - the program and its arguments (default `["dspy-bridge", "serve"]`); no shell reads them
     * `:flags` - more arguments (default none)
-    * `:framing` - `:lines` (default), or `:packet4`, which the program must be told too:
-      `flags: ["--framing", "packet4"]`
+    * `:framing` - `:lines` (default), or `:packet4`, which adds `--framing packet4` to the arguments unless
+      they say `--framing` themselves
     * `:cd`, `:env` - the program's folder, and variables as `%{"NAME" => "value"}` (nil removes one)
     * `:ready_timeout` - milliseconds until its first line (default 30,000)
     * `:grace_ms` - how long requests may go on when the process is stopped (default 5,000)
@@ -29,15 +29,20 @@ defmodule DspyBridge.Worker do
 
   use GenServer
   require Logger
-  alias DspyBridge.{Configurations, Error, Framing, JSON, Output, Program, Request, Telemetry}
+  alias DspyBridge.{Configurations, Error, Framing, JSON, Options, Output, Program, Request, Telemetry}
+  alias DspyBridge.Waiting
 
   @default_limit 8 * 1024 * 1024
   # A worker that lived so long did not fail at its start.
   @lived_ms 10_000
+  # More than a `tool_result` has besides the answer.
+  @around 300
 
   # status: down, starting, configuring, ready, leaving (it takes nothing new) or stopping
   # routes: running requests by id; refs: their ids by the consumer's reference
-  # waiting: requests that came while it was not ready, the last first
+  # waiting: requests that came while it was not ready; useful?: it has answered somebody
+  # Logs show no more of it than this: the rest may hold keys.
+  @derive {Inspect, only: [:status, :program, :restarts, :last_error]}
   defstruct [
     :options,
     :pool,
@@ -49,6 +54,7 @@ defmodule DspyBridge.Worker do
     :last_error,
     status: :down,
     bye?: false,
+    useful?: false,
     routes: %{},
     refs: %{},
     next_id: 1,
@@ -69,6 +75,7 @@ defmodule DspyBridge.Worker do
   @doc "Starts the process, which then starts the program: see `DspyBridge.await_ready/2`."
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options \\ []) do
+    Options.worker!(options, [:pool])
     GenServer.start_link(__MODULE__, options, Keyword.take(options, [:name]))
   end
 
@@ -91,22 +98,17 @@ defmodule DspyBridge.Worker do
   def handle_call(:await_ready, from, state), do: {:noreply, %{state | awaiting: [from | state.awaiting]}}
   def handle_call(:workers, _from, state), do: {:reply, [self()], state}
 
-  def handle_call(:ready, _from, state),
-    do: {:reply, if(state.status == :ready, do: [self()], else: []), state}
-
+  def handle_call(:ready, _from, state), do: {:reply, ready(state), state}
   def handle_call(:about, _from, state), do: {:reply, about(state), state}
 
   def handle_call({:withdraw, ref}, _from, state) do
-    case Enum.split_with(state.waiting, &(&1.ref == ref)) do
-      {[], _} -> {:reply, :gone, state}
-      {[_], others} -> {:reply, {:waited, state.last_error}, %{state | waiting: others}}
-    end
+    {waited?, others} = Waiting.withdraw(state.waiting, ref)
+    {:reply, if(waited?, do: {:waited, state.last_error}, else: :gone), %{state | waiting: others}}
   end
 
   # What is configured is kept, and told to the next program before it counts as ready.
   def handle_call({:remember, args}, _from, state) do
-    configurations = Configurations.remember(state.configurations, args)
-    {:reply, [self()], %{state | configurations: configurations, configured: configurations.version}}
+    {:reply, ready(state), %{state | configurations: Configurations.remember(state.configurations, args)}}
   end
 
   @impl true
@@ -130,15 +132,26 @@ defmodule DspyBridge.Worker do
   end
 
   def handle_cast({:open, request, _avoid}, state) do
-    {:noreply, %{state | waiting: [request | state.waiting]}}
+    {:noreply, %{state | waiting: Waiting.put(state.waiting, request)}}
   end
 
   def handle_cast({:credit, ref, n}, state), do: {:noreply, control(state, ref, "credit", ~s(,"n":#{n}))}
 
-  def handle_cast({:control, ref, line}, state) when is_map_key(state.refs, ref),
-    do: {:noreply, write(state, line)}
+  def handle_cast({:tool_result, _ref, _call_id, _answer}, %{program: nil} = state), do: {:noreply, state}
 
-  def handle_cast({:control, _ref, _line}, state), do: {:noreply, state}
+  def handle_cast({:tool_result, ref, call_id, answer}, state) do
+    answer = if byte_size(answer) + @around > state.output.limit, do: too_long(state), else: answer
+    {:noreply, control(state, ref, "tool_result", [call_id, answer])}
+  end
+
+  # A program of a pool that let a request's time go by is no longer chosen.
+  def handle_cast({:overdue, ref, port}, %{pool: %{}, program: %{port: port}} = state)
+      when is_map_key(state.refs, ref) do
+    error = Error.new("worker_died", "The worker was taken for hung and killed.", true)
+    {:noreply, down(forget(state, state.refs[ref]), error, true)}
+  end
+
+  def handle_cast({:overdue, _ref, _port}, state), do: {:noreply, state}
   def handle_cast({:cancel, ref}, state), do: {:noreply, cancel(state, ref)}
 
   # A consumer has found that the request is over, which its last line did not look like.
@@ -171,18 +184,28 @@ defmodule DspyBridge.Worker do
   end
 
   def handle_info({{:owner_down, ref}, _monitor, :process, _pid, _reason}, state) do
-    {:noreply, cancel(state, ref)}
+    {:noreply, cancel(%{state | waiting: elem(Waiting.withdraw(state.waiting, ref), 1)}, ref)}
   end
 
   def handle_info(
         {{:configured, port}, _self, {:lines, framing, line, last?}},
         %{program: %{port: port}} = state
       ) do
-    with {:ok, %{"type" => "error"} = chunk} <- JSON.decode(hd(Framing.split(framing, line))) do
-      Logger.warning("A configuration could not be repeated for a new worker: #{chunk["error"]}")
-    end
-
     state = if last?, do: %{state | replaying: state.replaying - 1}, else: state
+
+    state =
+      case JSON.decode(hd(Framing.split(framing, line))) do
+        {:ok, %{"type" => "error", "code" => "shutting_down"}} ->
+          %{state | bye?: true}
+
+        {:ok, %{"type" => "error"} = chunk} ->
+          Logger.warning("A configuration could not be repeated for a new worker: #{words(chunk)}")
+          state
+
+        _ ->
+          state
+      end
+
     {:noreply, if(last? and state.replaying == 0, do: settle(state), else: state)}
   end
 
@@ -213,15 +236,22 @@ defmodule DspyBridge.Worker do
   defp drain(state) do
     receive do
       {:"$gen_cast", message} -> message |> handle_cast(state) |> elem(1) |> drain()
-      {:"$gen_call", from, _} -> with(:ok <- GenServer.reply(from, {:error, closed()}), do: drain(state))
+      {:"$gen_call", from, message} -> message |> handle_call(from, state) |> replied(from) |> drain()
       message -> message |> handle_info(state) |> elem(1) |> drain()
     end
+  end
+
+  defp replied({:noreply, state}, _from), do: state
+
+  defp replied({:reply, answer, state}, from) do
+    GenServer.reply(from, answer)
+    state
   end
 
   # ---- the program's life -----------------------------------------------------------------------------
 
   defp boot(state) do
-    state = %{state | born: System.monotonic_time(), status: :starting}
+    state = %{state | born: System.monotonic_time(), status: :starting, useful?: false}
 
     argv =
       Keyword.get(state.options, :argv, ["dspy-bridge", "serve"]) ++ Keyword.get(state.options, :flags, [])
@@ -241,8 +271,7 @@ defmodule DspyBridge.Worker do
   defp greeted(state, line) do
     case JSON.decode(line) do
       {:ok, %{"type" => "ready", "protocol" => 1} = ready} ->
-        limit = ready["limits"]["max_line_bytes"] || @default_limit
-        state = put_in(state.output.limit, limit)
+        state = put_in(state.output.limit, limit(ready))
         settle(%{state | status: :configuring, configured: 0, version: ready["version"]})
 
       {:ok, %{"type" => "ready", "protocol" => protocol}} ->
@@ -254,9 +283,15 @@ defmodule DspyBridge.Worker do
     end
   end
 
+  defp limit(%{"limits" => %{"max_line_bytes" => bytes}}) when is_integer(bytes), do: bytes
+  defp limit(_ready), do: @default_limit
+
   defp not_ready(state, text), do: down(state, Error.new("start_failed", text, true), true)
 
-  # Has the program learn what was configured before it; then it is ready.
+  # Has the program learn what was configured before it; then it is ready. If that was all that it takes, it
+  # is about to end without having been so.
+  defp settle(%{bye?: true} = state), do: state
+
   defp settle(state) do
     case news(state) do
       :none ->
@@ -264,7 +299,7 @@ defmodule DspyBridge.Worker do
         meta = Map.take(about(state), [:worker, :os_pid, :version])
         Telemetry.tell(state.handler, [:worker, :ready], %{duration: age(state)}, meta)
         for from <- state.awaiting, do: GenServer.reply(from, :ok)
-        waiting = Enum.reverse(state.waiting)
+        waiting = Waiting.take(state.waiting)
         for request <- waiting, do: opened(request, self(), state.program.port)
         Enum.reduce(waiting, %{state | waiting: [], awaiting: []}, &begin(&2, &1))
 
@@ -320,10 +355,10 @@ defmodule DspyBridge.Worker do
       release(state, route)
     end
 
-    recycled? = state.status == :leaving and error.details == %{"exit_code" => 0}
+    recycled? = state.status == :leaving and state.useful? and error.details == %{"exit_code" => 0}
     lived? = System.convert_time_unit(age(state), :native, :millisecond) >= @lived_ms
     restarts = if recycled? or lived?, do: 0, else: state.restarts
-    delay = if restarts == 0, do: 0, else: min(100 * 2 ** (restarts - 1), 10_000)
+    delay = if restarts == 0, do: 0, else: min(100 * 2 ** min(restarts - 1, 7), 10_000)
     stopping? = state.status == :stopping
 
     unless stopping? do
@@ -363,7 +398,10 @@ defmodule DspyBridge.Worker do
 
   defp shut_down(state, grace_ms) do
     ready? = state.status in [:ready, :leaving]
-    state = Enum.reduce(state.waiting, %{state | waiting: []}, &refuse(&2, &1, {:failed, closed()}))
+
+    state =
+      Enum.reduce(Waiting.take(state.waiting), %{state | waiting: []}, &refuse(&2, &1, {:failed, closed()}))
+
     state = %{state | status: :stopping}
 
     cond do
@@ -389,7 +427,7 @@ defmodule DspyBridge.Worker do
       text = "The request is longer than the worker's limit of #{state.output.limit} bytes."
       refuse(state, request, {:failed, Error.new("line_too_long", text)})
     else
-      monitor = request.owner && :erlang.monitor(:process, request.owner, tag: {:owner_down, request.ref})
+      monitor = request.owner && Waiting.watch(request)
       route = %{ref: request.ref, to: request.to, monitor: monitor, pooled: request.pooled, seq: 0}
       state = %{state | next_id: id + 1, output: Output.expect(state.output, id)}
       state = put_in(state.refs[request.ref], id)
@@ -445,6 +483,8 @@ defmodule DspyBridge.Worker do
   defp happened({:lines, id, lines, last?}, state) do
     route = Map.fetch!(state.routes, id)
     send(route.to, {route.ref, self(), {:lines, state.program.framing, lines, last?}})
+    # Those without a monitor are this process's own: configurations that are repeated.
+    state = if route.monitor, do: %{state | useful?: true}, else: state
     if last?, do: forget(state, id), else: state
   end
 
@@ -454,11 +494,14 @@ defmodule DspyBridge.Worker do
   defp happened({:notice, %{"type" => "bye"}}, state), do: leave(%{state | bye?: true})
 
   defp happened({:notice, %{"type" => "error"} = chunk}, state) do
-    Logger.warning("The worker could not read a line: #{chunk["error"]}")
+    Logger.warning("The worker could not read a line: #{words(chunk)}")
     state
   end
 
   defp happened({:notice, _news}, state), do: state
+
+  defp words(%{"error" => text}) when is_binary(text), do: text
+  defp words(chunk), do: inspect(chunk)
 
   # ---- small things, some of them the pool's too ------------------------------------------------------
 
@@ -469,6 +512,13 @@ defmodule DspyBridge.Worker do
   @doc false
   @spec closed() :: Error.t()
   def closed, do: Error.new("closed", "The worker is being stopped.")
+
+  defp too_long(state) do
+    ~s(,"error":"The tool's answer is longer than the worker's limit of #{state.output.limit} bytes.")
+  end
+
+  defp ready(%{status: :ready} = state), do: [{self(), state.program.port}]
+  defp ready(_state), do: []
 
   defp about(state) do
     %{
