@@ -15,7 +15,7 @@ export interface ClientOptions {
   /** The worker's folder and whole environment, as `child_process.spawn` takes them. */
   cwd?: string | URL;
   env?: Record<string, string | undefined>;
-  /** Milliseconds in which the worker must say that it is ready. Default: 30,000. */
+  /** Milliseconds in which the worker must say that it is ready, an integer. Default: 30,000. */
   readyTimeout?: number;
   /** Told what concerns no request, in a sentence. Default: `process.emitWarning`. */
   onWarning?: (text: string) => void;
@@ -82,7 +82,8 @@ interface Requests<Options> extends AsyncDisposable {
   ): Promise<T>;
 
   /**
-   * Takes no new requests (`closed`) and is fulfilled once every process is gone. Workers also leave when this
+   * Takes no new requests (`closed`) and is fulfilled once every process is gone. It may be called again, with
+   * "abort" if a drain takes too long. Workers also leave when this
    * process ends, which those that have nothing to do do not keep from ending.
    */
   close(options?: CloseOptions): Promise<void>;
@@ -91,7 +92,10 @@ interface Requests<Options> extends AsyncDisposable {
 /** One worker. When it dies, its requests and all later ones fail with `worker_died`. */
 export class Client implements Requests<RequestOptions> {
   private constructor();
-  /** Starts a worker and waits until it is ready; fails with `start_failed`. */
+  /**
+   * Starts a worker and waits until it is ready; fails with `start_failed`, or for options that can not be meant
+   * with a `TypeError` or `RangeError`.
+   */
   static start(options?: ClientOptions): Promise<Client>;
   /** What the worker said of itself when it was ready. */
   readonly info: ReadyChunk;
@@ -105,7 +109,9 @@ export class Client implements Requests<RequestOptions> {
 
 /**
  * Several workers. A request goes to the one with the fewest. A worker that dies is started again: at once,
- * if that fails after 100 ms, then after twice as long each time, up to 10 s. Requests made while none is ready
+ * if that fails after 100 ms, then after twice as long each time, up to 10 s. One that leaves by itself, to be
+ * recycled, is replaced while it ends what it has. One that has not ended a request two seconds after its
+ * timeout is taken for hung: it is killed, and its other requests fail with `worker_died`. Requests made while none is ready
  * wait for one up to 30 s, or their timeout, and then fail with `start_failed`. `configure` goes to all workers,
  * those included that are started later.
  */

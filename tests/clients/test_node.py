@@ -66,7 +66,7 @@ def test_node_is_new_enough() -> None:
 
 
 def test_suite() -> None:
-    done = node("--test", "--test-reporter=tap")
+    done = node("--test", "--test-concurrency=3", "--test-reporter=tap")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^# pass [1-9]", done.stdout, re.MULTILINE)
     assert "# fail 0" in done.stdout

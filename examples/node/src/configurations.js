@@ -4,7 +4,7 @@ export class Configurations {
 
   /** Notes the args of a `configure` that is about to be sent; `confirm` or `remove` tells how it went. */
   add(args) {
-    const entry = { args: structuredClone(args), sure: false };
+    const entry = { args, sure: false };
     this.#entries.push(entry);
     return entry;
   }
@@ -23,12 +23,15 @@ export class Configurations {
     );
   }
 
-  /** Sends all of them in order, those included that are added meanwhile. */
-  async replay(send) {
+  /** Sends all of them in order, those included that are added until `done` is called. */
+  async replay(send, done) {
     const sent = new Set();
     for (;;) {
       const entry = this.#entries.find((other) => !sent.has(other));
-      if (entry === undefined) return;
+      if (entry === undefined) {
+        done();
+        return;
+      }
       sent.add(entry);
       try {
         await send(entry.args);
@@ -40,5 +43,5 @@ export class Configurations {
 }
 
 function nameOf({ args }) {
-  return args.name ?? "default";
+  return args?.name ?? "default";
 }

@@ -2,13 +2,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { Configurations } from "./configurations.js";
 import { disposable } from "./dispose.js";
-import { withDefaults } from "./options.js";
-import { Request } from "./request.js";
+import { checkInteger, closingWith, withDefaults } from "./options.js";
+import { MAX_COUNT, Request } from "./request.js";
 import { ChunkStream, lastOf } from "./stream.js";
 import { closed, startFailed, Worker } from "./worker.js";
 
-/** Longest wait for a worker to be ready, in milliseconds. */
-const PATIENCE_MS = 30_000;
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 10_000;
 /** A worker that was up for so long shows that starting is worth while. */
@@ -19,17 +17,19 @@ const LEFT = new Set(["worker_died", "shutting_down"]);
 /** Several workers of one command line behind the methods of a client; see `index.d.ts`. */
 export class Pool {
   #options;
-  #slots = [];
-  #waiting = new Map(); // by request that no worker could take: its timer, and how it goes on
+  #workers = new Set(); // all whose processes may be there
+  #waiting = new Map(); // by request that no worker could take: its timer, since when, and how it goes on
   #configurations = new Configurations();
-  #lastReason = null; // why a worker ended
-  #closing = null;
+  #lastReason = null; // why a worker could not be used
+  #closing = false;
   #stop = new AbortController();
 
-  static async start(options = {}) {
-    const pool = new Pool(options);
+  static async start({ workers = 2, ...options } = {}) {
+    checkInteger("workers", workers, 1, MAX_COUNT);
+    const pool = new Pool(withDefaults(options));
     try {
-      await Promise.all(pool.#slots.map((slot) => new Promise((...booted) => pool.#supervise(slot, ...booted))));
+      const starts = Array.from({ length: workers }, () => new Promise((...booted) => pool.#supervise(...booted)));
+      await Promise.all(starts);
     } catch (error) {
       await pool.close({ mode: "abort" });
       throw error;
@@ -37,35 +37,37 @@ export class Pool {
     return pool;
   }
 
-  constructor({ workers = 2, ...options }) {
-    if (!(Number.isInteger(workers) && workers >= 1)) throw new RangeError("workers must be an integer from 1.");
-    this.#options = withDefaults(options);
-    for (let i = 0; i < workers; i++) this.#slots.push({ worker: null, ready: false });
+  constructor(options) {
+    this.#options = options;
   }
 
   get pids() {
-    return this.#slots.flatMap(({ worker }) => (worker?.pid === undefined || worker.ended ? [] : [worker.pid]));
+    return [...this.#workers].filter((worker) => !worker.ended && worker.pid !== undefined).map(({ pid }) => pid);
   }
 
   get ready() {
-    return this.#open().length;
+    return this.#usable().length;
   }
 
   stream(command, args, { retries = 0, ...options } = {}) {
+    checkInteger("retries", retries, 0, MAX_COUNT);
     let left = retries;
     const rescue = (error) => {
       if (this.#closing || request.received) return false;
       // A worker that refuses everything, or has said bye, never looked at the request.
       const unread = error.code === "shutting_down" || error.details?.bye !== undefined;
       if (!unread && !(error.code === "worker_died" && left-- > 0)) return false;
-      this.#place(request);
+      send();
       return true;
     };
-    const forAll = command === "configure";
-    const request = new Request(command, args, options, forAll ? null : rescue);
+    const request = new Request(command, args, options, rescue);
+    let send = () => this.#place(request);
+    if (command === "configure") {
+      const copy = JSON.parse(JSON.stringify(args ?? {})); // it may be sent long from now
+      send = () => this.#configure(request, copy);
+    }
     if (this.#closing) request.fail(closed());
-    else if (forAll) this.#configure(request, args);
-    else this.#place(request);
+    else if (!request.ended) send();
     return new ChunkStream(request);
   }
 
@@ -73,28 +75,25 @@ export class Pool {
     return lastOf(this.stream(command, args, options));
   }
 
-  close(options) {
-    this.#closing ??= this.#close(options);
-    return this.#closing;
-  }
-
-  async #close(options) {
+  async close(options) {
+    const how = closingWith(options);
+    this.#closing = true;
     this.#stop.abort();
     for (const request of [...this.#waiting.keys()]) {
       this.#forget(request);
       request.fail(closed());
     }
-    await Promise.all(this.#slots.map(({ worker }) => worker?.stop(options)));
+    await Promise.all([...this.#workers].map((worker) => worker.stop(how)));
   }
 
   // ---- requests --------------------------------------------------------------------------------------
 
-  #open() {
-    return this.#slots.filter(({ worker, ready }) => ready && worker.open);
+  #usable() {
+    return [...this.#workers].filter(({ admitted, open }) => admitted && open);
   }
 
   #place(request) {
-    const workers = this.#open().map(({ worker }) => worker);
+    const workers = this.#usable();
     if (workers.length === 0) {
       this.#wait(request, () => this.#place(request));
     } else {
@@ -103,25 +102,28 @@ export class Pool {
   }
 
   #wait(request, goOn) {
-    if (request.ended) return;
-    request.holder = { forget: () => this.#forget(request) };
+    const forget = () => this.#forget(request);
+    request.holder = { forget, overdue: forget };
     const giveUp = () => {
-      this.#forget(request);
+      forget();
       const why = this.#lastReason ? ` ${this.#lastReason.message}` : "";
       request.fail(startFailed(`No worker became ready in time.${why}`, { retryable: true }));
     };
-    const timer = setTimeout(giveUp, Math.min(PATIENCE_MS, request.remaining));
-    this.#waiting.set(request, { timer, goOn });
+    const timer = setTimeout(giveUp, Math.min(request.patience, request.remaining));
+    this.#waiting.set(request, { timer, since: performance.now(), goOn });
   }
 
   #forget(request) {
-    clearTimeout(this.#waiting.get(request)?.timer);
+    if (!this.#waiting.has(request)) return; // it goes on already
+    const { timer, since } = this.#waiting.get(request);
+    clearTimeout(timer);
     this.#waiting.delete(request);
+    request.patience -= performance.now() - since;
   }
 
   /** Configures every worker: those that are ready now, by replay those that are starting. */
-  async #configure(request, args = {}) {
-    const workers = this.#open().map(({ worker }) => worker);
+  async #configure(request, args) {
+    const workers = this.#usable();
     if (workers.length === 0) {
       this.#wait(request, () => this.#configure(request, args));
       return;
@@ -143,34 +145,55 @@ export class Pool {
   // ---- workers ---------------------------------------------------------------------------------------
 
   /** Keeps one worker up until the pool is closed; gives up only if the first can not be started. */
-  async #supervise(slot, booted, failed) {
+  async #supervise(booted, failed) {
     let up = false;
     let failures = 0; // in a row
     while (!this.#closing) {
       let since = Infinity;
+      let worker;
+      let reason;
       try {
-        slot.worker = new Worker(this.#options);
-        await slot.worker.ready;
-        await this.#configurations.replay((args) => configured(slot.worker, args));
+        worker = this.#born();
+        await worker.ready;
+        await this.#prepare(worker);
         since = performance.now();
-        slot.ready = up = true;
+        up = true;
         booted();
         this.#resume();
-        this.#lastReason = await slot.worker.end;
+        reason = await worker.left;
       } catch (error) {
-        this.#lastReason = error;
-        slot.worker?.fail(error);
+        reason = error;
+        worker?.fail(error);
         failed(error);
       }
-      slot.ready = false;
       if (!up || this.#closing) return;
-      if (this.#lastReason.details?.bye !== undefined && slot.worker.served > 0) continue; // it was recycled
+      if (reason === null && worker.useful) continue; // it is recycled
+      this.#lastReason = reason ?? startFailed("The worker left before it had done anything.");
       if (performance.now() - since >= PROVEN_MS) failures = 0;
       const delay = failures === 0 ? 0 : Math.min(FIRST_DELAY_MS * 2 ** (failures - 1), MAX_DELAY_MS);
       failures++;
       this.#options.warn(`${this.#lastReason.message} Another one is started in ${delay} ms.`);
       if (delay > 0) await sleep(delay, undefined, { ref: false, signal: this.#stop.signal }).catch(() => {});
     }
+  }
+
+  #born() {
+    const worker = new Worker({ ...this.#options, replaceable: true });
+    this.#workers.add(worker);
+    worker.gone.then(() => this.#workers.delete(worker));
+    return worker;
+  }
+
+  /** Configures a new worker as the others are, and lets it have requests. */
+  #prepare(worker) {
+    const { readyTimeout } = this.#options;
+    return this.#configurations.replay(
+      (args) => configured(worker, args, readyTimeout),
+      () => {
+        worker.useful = false; // so far nobody had asked for anything
+        worker.admitted = true;
+      },
+    );
   }
 
   /** Lets all go on that waited for a worker. */

@@ -1,19 +1,22 @@
 import { BridgeError, errorOf } from "./errors.js";
 import { toJson } from "./json.js";
+import { checkInteger } from "./options.js";
 import { offAbort, onAbort } from "./signals.js";
 import { answer, declarations } from "./tools.js";
 
 const DEFAULT_CREDIT = 64;
-const MAX_COUNT = 2 ** 31;
+export const MAX_COUNT = 2 ** 31;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 /** How much later than its deadline the worker may tell that a request has ended, in milliseconds. */
 const LATENESS_MS = 2_000;
+/** Longest wait for workers to be ready, in milliseconds. */
+const PATIENCE_MS = 30_000;
 const DONE = Object.freeze({ value: undefined, done: true });
 
 /**
  * One request and what has arrived for it. Workers feed it (`receive`, `fail`), the consumer takes from it
  * (`next`, `leave`). Whoever holds it at the time (`holder`: a worker, or a pool that has none ready) is told
- * when chunks have been taken or are wanted no more.
+ * when chunks have been taken, are wanted no more, or are overdue.
  */
 export class Request {
   id = 0; // its number at the worker
@@ -21,6 +24,7 @@ export class Request {
   holder = null;
   ended = false; // nothing more will arrive
   received = false; // something of it has
+  patience = PATIENCE_MS; // how much longer it may wait for a worker
 
   #command;
   #args;
@@ -42,8 +46,8 @@ export class Request {
 
   /** `rescue(error)`: true if the failure is not to be told, because the request will be sent again. */
   constructor(command, args = {}, { credit = DEFAULT_CREDIT, timeout, signal, tools } = {}, rescue = null) {
-    check("credit", credit);
-    if (timeout !== undefined) check("timeout", timeout);
+    checkInteger("credit", credit, 1, MAX_COUNT);
+    if (timeout !== undefined) checkInteger("timeout", timeout, 1, MAX_COUNT);
     this.#command = toJson(command);
     this.#args = toJson(tools ? { ...args, tools: [...(args.tools ?? []), ...declarations(tools)] } : args);
     this.#tools = tools ?? {};
@@ -89,8 +93,8 @@ export class Request {
       return;
     }
     this.received = true;
+    this.#deliver(chunk); // first: the tool may end the request
     if (chunk.host === true && chunk.type === "tool_call") this.#runTool(chunk);
-    this.#deliver(chunk);
   }
 
   fail(error) {
@@ -176,18 +180,15 @@ export class Request {
 
   #abort = () => this.leave(cancelled(this.#signal));
 
-  #expire = () => {
-    this.holder?.forget(this);
+  // A program that was busy itself reads first what the pipe holds: setImmediate comes after reading.
+  #expire = () => setImmediate(() => {
+    if (this.ended) return;
+    const { holder } = this;
     this.#end(new BridgeError("deadline_exceeded", "The worker did not end the request in time.", { retryable: true }));
-  };
+    holder?.overdue(this);
+  });
 }
 
 function cancelled(signal) {
   return new BridgeError("cancelled", "The request was cancelled by its signal.", { cause: signal.reason });
-}
-
-function check(name, value) {
-  if (!(Number.isInteger(value) && value >= 1 && value <= MAX_COUNT)) {
-    throw new RangeError(`${name} must be an integer from 1 to 2^31, not ${value}.`);
-  }
 }

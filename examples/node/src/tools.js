@@ -18,8 +18,8 @@ export async function answer(tools, chunk, signal) {
   try {
     if (!Object.hasOwn(tools, chunk.name)) throw new Error(`There is no tool called ${chunk.name}.`);
     const tool = tools[chunk.name];
-    const context = { callId: chunk.call_id, signal };
-    const value = await (typeof tool === "function" ? tool(chunk.args, context) : tool.run(chunk.args, context));
+    const given = [chunk.args ?? {}, { callId: chunk.call_id, signal }];
+    const value = await (typeof tool === "function" ? tool(...given) : tool.run(...given));
     return `"value":${toJson(value === undefined ? null : value)}`;
   } catch (error) {
     return `"error":${JSON.stringify(textOf(error))}`;

@@ -2,11 +2,13 @@ import { spawn } from "node:child_process";
 
 import { BridgeError, copyOf } from "./errors.js";
 import { LineReader } from "./lines.js";
+import { closingWith } from "./options.js";
 
 /** Longest line to be waited for if the worker does not say that its own may be longer. */
 const MAX_LINE_BYTES = 64 * 2 ** 20;
 /** How long after the end of a process its output may be held open by others, and the reverse. */
 const LINGER_MS = 250;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 /** How long a worker with nothing left to do may take to leave. */
 const LEAVING_MS = 2_000;
 
@@ -16,12 +18,14 @@ const LEAVING_MS = 2_000;
 export class Worker {
   /** The `ready` chunk; rejected with `start_failed` if there is none in time. */
   ready;
-  /** Resolved with the error that requests are told, once those that ran have been told. */
-  end;
+  /** Resolved once it takes nothing new: with why it has ended, or null if it leaves by itself. */
+  left;
   /** Resolved once the process is gone. */
   gone;
-  /** Requests taken so far. */
-  served = 0;
+  /** Whether it has looked at a request. */
+  useful = false;
+  /** Whether its pool lets it have requests of others. */
+  admitted = false;
 
   #state = "starting"; // then "ready", "leaving" (finishes what it has), "ended"
   #program;
@@ -35,20 +39,23 @@ export class Worker {
   #warn;
   #isReady;
   #failed;
-  #hasEnded;
+  #hasLeft;
+  #replaceable;
   #timer; // start, or stop, is to be over by then
-  #halfGone = false; // one of exit and end of output has been seen
+  #dying = false; // it has ended, but what it said may not have been read
 
-  constructor({ argv, cwd, env, readyTimeout, warn }) {
+  /** `replaceable`: it does not survive a request that it fails to end in time. */
+  constructor({ argv, cwd, env, readyTimeout, warn, replaceable = false }) {
     this.#program = argv[0];
     this.#warn = warn;
+    this.#replaceable = replaceable;
     this.ready = new Promise((resolve, reject) => {
       this.#isReady = resolve;
       this.#failed = reject;
     });
     this.ready.catch(() => {}); // nobody may be waiting for it
-    this.end = new Promise((resolve) => {
-      this.#hasEnded = resolve;
+    this.left = new Promise((resolve) => {
+      this.#hasLeft = resolve;
     });
     const child = started(argv, { cwd, env, stdio: ["pipe", "pipe", "inherit"] });
     this.#child = child;
@@ -56,9 +63,7 @@ export class Worker {
       child.once("exit", resolve);
       child.once("error", () => child.pid === undefined && resolve());
     });
-    this.#timer = setTimeout(() => {
-      this.#end(startFailed(`${this.#program} was not ready within ${readyTimeout} ms.`));
-    }, readyTimeout);
+    this.#endIn(readyTimeout, () => startFailed(`${this.#program} was not ready within ${readyTimeout} ms.`));
     this.#watch(child);
   }
 
@@ -95,7 +100,6 @@ export class Worker {
     }
     if (this.#running.size === 0) this.#holdProcess(true);
     this.#running.set(id, request);
-    this.served++;
     this.#write(line);
   }
 
@@ -106,7 +110,14 @@ export class Worker {
   forget(request) {
     if (!this.#running.delete(request.id)) return;
     this.#write(`{"command":"cancel","args":{"target":${request.id}}}\n`);
+    this.#tellLeft();
     this.#settle();
+  }
+
+  /** What has to be done about a request whose end is long due: a worker that hangs would take others. */
+  overdue(request) {
+    if (this.#replaceable) this.#end(died("The worker did not end a request in time and was killed."));
+    else this.forget(request);
   }
 
   /** Answers a tool call; `result` is `"value":…` or `"error":…`. */
@@ -123,7 +134,8 @@ export class Worker {
    * Takes nothing new; what runs may go on for `grace` milliseconds, or with mode "abort" not at all. Resolved
    * once the process is gone.
    */
-  async stop({ mode = "drain", grace = 30_000 } = {}) {
+  async stop(options) {
+    const { mode, grace } = closingWith(options);
     if (this.#state === "starting") this.#end(closed());
     if (this.#state === "ready" || this.#state === "leaving") {
       this.#state = "leaving";
@@ -144,8 +156,8 @@ export class Worker {
   /** What follows when a request is over. */
   #settle() {
     if (this.#running.size > 0 || this.#state === "ended") return;
-    if (this.#state === "leaving" && this.#error) {
-      this.#child.stdin.end(); // it was stopped and has nothing left to do
+    if (this.#state === "leaving") {
+      this.#child.stdin.end(); // it has nothing left to do
       this.#killIn(LEAVING_MS);
     } else {
       this.#holdProcess(false);
@@ -158,10 +170,28 @@ export class Worker {
     for (const handle of [this.#child, stdin, stdout]) handle[hold ? "ref" : "unref"]();
   }
 
+  /** It takes nothing new any more, but ends what it has. */
+  #leave() {
+    if (this.#state !== "ready") return;
+    this.#state = "leaving";
+    this.#tellLeft();
+  }
+
+  /** Told late if nothing has shown yet whether it was of use: refusals come before answers. */
+  #tellLeft() {
+    if (this.#state === "leaving" && (this.useful || this.#running.size === 0)) this.#hasLeft(null);
+  }
+
   #killIn(ms) {
-    if (this.#halfGone) return;
+    if (!this.#dying) this.#endIn(ms, () => this.#death());
+  }
+
+  /** What the pipe holds by then is read before anyone is told: setImmediate comes after reading, a timer before. */
+  #endIn(ms, why) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#end(closed()), Math.min(ms, 2 ** 31 - 1));
+    const end = () => this.#timer === timer && this.#end(why());
+    const timer = setTimeout(() => setImmediate(end), Math.min(ms, MAX_TIMER_MS));
+    this.#timer = timer;
   }
 
   /** Tells everyone, whatever led here; the process does not survive it. */
@@ -178,27 +208,28 @@ export class Worker {
     this.#running.clear();
     for (const request of requests) request.fail(copyOf(error));
     this.#failed(error);
-    this.#hasEnded(error);
+    this.#hasLeft(error);
   }
 
   // ---- the process -----------------------------------------------------------------------------------
 
   #watch(child) {
+    let half = false; // one of exit and end of output has been seen
+    const dying = () => {
+      if (this.#dying || this.#state === "ended") return;
+      this.#killIn(LINGER_MS);
+      this.#dying = true;
+    };
     const one = () => {
-      if (this.#halfGone) {
-        this.#end(this.#death());
-      } else if (this.#state !== "ended") {
-        this.#halfGone = true;
-        // What the pipe holds is read before anyone is told: setImmediate comes after reading, a due timer before.
-        clearTimeout(this.#timer);
-        this.#timer = setTimeout(() => setImmediate(() => this.#end(this.#death())), LINGER_MS);
-      }
+      if (half) this.#end(this.#death());
+      half = true;
+      dying();
     };
     child.once("exit", one); // not "close": that waits for children of the worker that hold its output open
     child.on("error", (error) => {
       if (child.pid === undefined) this.#end(notStarted(this.#program, error));
     });
-    child.stdin?.on("error", () => {}); // the worker has left, which its exit tells
+    child.stdin?.on("error", () => this.#state !== "leaving" && dying()); // it hears nothing any more
     child.stdout?.on("error", () => {});
     child.stdout?.once("end", one);
     child.stdout?.on("data", (buffer) => this.#read(buffer));
@@ -206,7 +237,7 @@ export class Worker {
 
   #death() {
     const { exitCode, signalCode } = this.#child;
-    let how = "closed its output";
+    let how = this.#bye === undefined ? "closed its input or output" : "said bye";
     if (signalCode) how = `was ended by ${signalCode}`;
     else if (exitCode !== null) how = `exited with code ${exitCode}`;
     const details = {};
@@ -217,7 +248,7 @@ export class Worker {
       return startFailed(`The worker ended before it had answered: ${this.#program} ${how}.`, { details });
     }
     if (this.#error) return this.#error; // it was stopped
-    return new BridgeError("worker_died", `The worker ended: ${this.#program} ${how}.`, { retryable: true, details });
+    return died(`The worker ended: ${this.#program} ${how}.`, details);
   }
 
   #write(text) {
@@ -260,13 +291,16 @@ export class Worker {
     } else {
       request.seq++;
       if (chunk.done === true) this.#finished(request, chunk);
+      else this.useful = true;
       request.receive(chunk);
     }
   }
 
   #finished(request, chunk) {
     this.#running.delete(request.id);
-    if (chunk.code === "shutting_down" && this.#state === "ready") this.#state = "leaving";
+    if (chunk.type === "error" && chunk.code === "shutting_down") this.#leave();
+    else this.useful = true;
+    this.#tellLeft();
     this.#settle();
   }
 
@@ -279,7 +313,8 @@ export class Worker {
       else this.#begin(chunk);
     } else if (chunk.id === null && chunk.type === "bye") {
       this.#bye = chunk.reason ?? null;
-      this.#state = "leaving";
+      this.#leave();
+      this.#killIn(LEAVING_MS);
     } else if (chunk.id === null && chunk.type === "error") {
       this.#warn(`A line was refused by the worker: ${chunk.code}: ${chunk.error}`);
     }
@@ -287,6 +322,7 @@ export class Worker {
 
   #begin(ready) {
     clearTimeout(this.#timer);
+    this.#timer = null;
     this.#state = "ready";
     const limit = ready.limits?.max_line_bytes;
     if (typeof limit === "number") {
@@ -305,6 +341,10 @@ export class Worker {
 
 export function closed() {
   return new BridgeError("closed", "The client is closed.");
+}
+
+function died(message, details) {
+  return new BridgeError("worker_died", message, { retryable: true, details });
 }
 
 export function startFailed(message, options) {

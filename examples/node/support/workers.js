@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { after } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { BridgeError, Client, Pool } from "dspy-bridge";
@@ -26,6 +27,13 @@ export async function started(t, options) {
   client.warnings = warnings;
   t.after(() => client.close({ mode: "abort" }));
   return client;
+}
+
+/** The same client for all tests of a file that do not harm it. */
+export function shared(options) {
+  let client;
+  after(async () => (await client)?.close({ mode: "abort" }));
+  return () => (client ??= Client.start(options));
 }
 
 /** The error with which `promise` is rejected: a BridgeError of this code. */

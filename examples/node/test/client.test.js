@@ -1,13 +1,15 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { getEventListeners } from "node:events";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 
 import { BridgeError, Client } from "dspy-bridge";
-import { alive, drained, failure, fake, real, started } from "../support/workers.js";
+import { alive, drained, failure, fake, real, shared, started } from "../support/workers.js";
 
-test("a stream gives every chunk in order, the last one included", async (t) => {
-  const client = await started(t, real);
+const worker = shared(real);
+
+test("a stream gives every chunk in order, the last one included", async () => {
+  const client = await worker();
   assert.equal(client.info.type, "ready");
   const chunks = [];
   for await (const chunk of client.stream("kit.count", { n: 300 }, { credit: 7 })) chunks.push(chunk);
@@ -15,31 +17,31 @@ test("a stream gives every chunk in order, the last one included", async (t) => 
   assert.deepEqual([chunks.length, chunks.at(-1).type, chunks.at(-1).done], [301, "complete", true]);
 });
 
-test("a call gives the result", async (t) => {
-  const client = await started(t, real);
+test("a call gives the result", async () => {
+  const client = await worker();
   const value = { text: "é€😀\u2028\u2029\u0085\u0000\ud800", list: [1, null, -0.5], "": {} };
   const { echo } = await client.call("kit.echo", value);
   assert.deepEqual(echo, { ...value, text: value.text.toWellFormed() });
   assert.equal((await client.call("kit.count", { n: 100 })).type, "complete");
 });
 
-test("requests run at the same time", async (t) => {
-  const client = await started(t, real);
+test("requests run at the same time", async () => {
+  const client = await worker();
   const held = client.stream("kit.hold", { gate: "g" });
   assert.equal((await held.next()).value.type, "started");
   await client.call("kit.release", { gate: "g" });
   assert.deepEqual((await drained(held)).chunks.map(({ type }) => type), ["released", "complete"]);
 });
 
-test("chunks may be asked for before they are there", async (t) => {
-  const client = await started(t, real);
+test("chunks may be asked for before they are there", async () => {
+  const client = await worker();
   const stream = client.stream("kit.count", { n: 2 });
   const results = await Promise.all([1, 2, 3, 4, 5].map(() => stream.next()));
   assert.deepEqual(results.map(({ value, done }) => value?.type ?? done), ["chunk", "chunk", "complete", true, true]);
 });
 
-test("errors carry all that the worker told", async (t) => {
-  const client = await started(t, real);
+test("errors carry all that the worker told", async () => {
+  const client = await worker();
   const { chunks, error } = await drained(client.stream("kit.fail", { after: 2, how: "bridge" }));
   assert.equal(chunks.length, 2);
   assert.ok(error instanceof BridgeError && error instanceof Error);
@@ -54,15 +56,15 @@ test("errors carry all that the worker told", async (t) => {
   assert.deepEqual(unknown.details.did_you_mean.includes("kit.count"), true);
 });
 
-test("an item's error is a chunk like others", async (t) => {
-  const client = await started(t, real);
+test("an item's error is a chunk like others", async () => {
+  const client = await worker();
   const { chunks, error } = await drained(client.stream("kit.final"));
   assert.deepEqual(chunks.map(({ type }) => type), ["complete", "error", "verdict"]);
   assert.equal(error, null);
 });
 
-test("a failure is told once, then the stream is over", async (t) => {
-  const client = await started(t, real);
+test("a failure is told once, then the stream is over", async () => {
+  const client = await worker();
   const stream = client.stream("nothing");
   await failure(stream.next(), "unknown_command");
   assert.deepEqual(await stream.next(), { value: undefined, done: true });
@@ -94,8 +96,8 @@ test("credit is granted by half a window, for what was taken", async (t) => {
   await stream.return();
 });
 
-test("a signal cancels", async (t) => {
-  const client = await started(t, real);
+test("a signal cancels", async () => {
+  const client = await worker();
   const controller = new AbortController();
   const stream = client.stream("kit.flood", {}, { signal: controller.signal });
   await stream.next();
@@ -105,8 +107,7 @@ test("a signal cancels", async (t) => {
   assert.equal((await stream.next()).done, true);
 
   const waiting = client.stream("kit.hold", { gate: "x" }, { signal: AbortSignal.timeout(20) });
-  const { chunks, error: timeout } = await drained(waiting);
-  assert.equal(chunks.length, 1);
+  const { error: timeout } = await drained(waiting);
   assert.equal(timeout.cause.name, "TimeoutError");
 });
 
@@ -116,8 +117,8 @@ test("a request with an aborted signal is not sent", async (t) => {
   assert.equal((await client.call("heard")).heard.length, 1);
 });
 
-test("a signal aborted after the last chunk has come still ends the loop", async (t) => {
-  const client = await started(t, real);
+test("a signal aborted after the last chunk has come still ends the loop", async () => {
+  const client = await worker();
   const controller = new AbortController();
   const stream = client.stream("kit.count", { n: 5 }, { signal: controller.signal });
   await client.call("ping");
@@ -127,8 +128,8 @@ test("a signal aborted after the last chunk has come still ends the loop", async
   assert.equal((await stream.next()).done, true);
 });
 
-test("a signal that outlives its requests keeps nothing of them", async (t) => {
-  const client = await started(t, real);
+test("a signal that outlives its requests keeps nothing of them", async () => {
+  const client = await worker();
   const { signal } = new AbortController();
   const warned = [];
   process.on("warning", (warning) => warned.push(warning));
@@ -139,19 +140,10 @@ test("a signal that outlives its requests keeps nothing of them", async (t) => {
   assert.deepEqual(warned, []);
 });
 
-test("the worker keeps a timeout", async (t) => {
-  const client = await started(t, real);
+test("the worker keeps a timeout", async () => {
+  const client = await worker();
   const error = await failure(client.call("kit.hold", {}, { timeout: 50 }), "deadline_exceeded");
   assert.equal(error.retryable, true);
-});
-
-test("the client keeps a timeout that the worker forgets", async (t) => {
-  const client = await started(t, fake());
-  const text = '{"id":$id,"seq":0,"type":"a"}\n';
-  const { chunks, error } = await drained(client.stream("say", { text }, { timeout: 1 }));
-  assert.deepEqual([chunks.length, error.code, error.retryable], [1, "deadline_exceeded", true]);
-  const { heard } = await client.call("heard");
-  assert.equal(heard[1], '{"command":"cancel","args":{"target":1}}');
 });
 
 test("what can not be sent is refused", async (t) => {
@@ -168,16 +160,16 @@ test("what can not be sent is refused", async (t) => {
   assert.equal((await client.call("heard")).heard.length, 1);
 });
 
-test("args are those of the moment of the request", async (t) => {
-  const client = await started(t, real);
+test("args are those of the moment of the request", async () => {
+  const client = await worker();
   const args = { n: 1 };
   const answer = client.call("kit.echo", args);
   args.n = 2;
   assert.deepEqual((await answer).echo, { n: 1 });
 });
 
-test("long chunks arrive", async (t) => {
-  const client = await started(t, real);
+test("long chunks arrive", async () => {
+  const client = await worker();
   const { chunks } = await drained(client.stream("kit.count", { n: 20, size: 2 ** 20 }, { credit: 4 }));
   assert.deepEqual(chunks.slice(0, 20).map(({ text }) => text.length), Array(20).fill(2 ** 20));
 });
@@ -279,14 +271,25 @@ test("close with abort cancels", async (t) => {
   assert.deepEqual([error.code, error.retryable], ["cancelled", true]);
 });
 
-test("a worker that will not leave is killed", async () => {
-  const client = await Client.start(fake());
-  const { pid } = await client.call("pid");
-  const held = client.call("deaf");
-  const closing = client.close({ grace: 10 });
-  await failure(held, "closed");
-  await closing;
-  assert.equal(alive(pid), false);
+test("a worker that no longer listens has died", async (t) => {
+  const ready = '{"id":null,"type":"ready"}';
+  const client = await started(t, { argv: ["sh", "-c", `exec 0<&-; echo '${ready}'; exec sleep 60`] });
+  const error = await failure(client.call("ping"), "worker_died");
+  assert.match(error.message, /closed its input/);
+});
+
+test("options that can not be meant are refused at once", async (t) => {
+  for (const options of [{ readyTimeout: 0 }, { readyTimeout: Infinity }, { readyTimeout: 2 ** 31 }]) {
+    await assert.rejects(Client.start({ ...fake(), ...options }), RangeError);
+  }
+  const wrong = [{ argv: "dspy-bridge" }, { argv: [] }, { argv: ["sleep", 5] }, { flags: "--debug" }, { env: "A=1" }];
+  for (const options of [...wrong, { onWarning: "no" }]) {
+    await assert.rejects(Client.start({ ...fake(), ...options }), TypeError);
+  }
+  const client = await started(t, fake());
+  for (const grace of [-1, 0.5, NaN, Infinity, "1"]) await assert.rejects(client.close({ grace }), RangeError);
+  await assert.rejects(client.close({ mode: "kill" }), TypeError);
+  assert.equal((await client.call("heard")).heard.length, 1);
 });
 
 test("a client is disposable", { skip: Symbol.asyncDispose ? false : "this Node has no such symbol" }, async () => {
@@ -319,3 +322,24 @@ for (const [name, ending] of [
     assert.deepEqual([done.status, done.stdout], [0, "done\n"], done.stderr);
   });
 }
+
+describe("what takes seconds", { concurrency: 8 }, () => {
+  test("the client keeps a timeout that the worker forgets", async (t) => {
+    const client = await started(t, fake());
+    const text = '{"id":$id,"seq":0,"type":"a"}\n';
+    const { chunks, error } = await drained(client.stream("say", { text }, { timeout: 1 }));
+    assert.deepEqual([chunks.length, error.code, error.retryable], [1, "deadline_exceeded", true]);
+    const { heard } = await client.call("heard");
+    assert.equal(heard[1], '{"command":"cancel","args":{"target":1}}');
+  });
+
+  test("a worker that will not leave is killed", async () => {
+    const client = await Client.start(fake());
+    const { pid } = await client.call("pid");
+    const held = client.call("deaf");
+    const closing = client.close({ grace: 10 });
+    await failure(held, "closed");
+    await closing;
+    assert.equal(alive(pid), false);
+  });
+});

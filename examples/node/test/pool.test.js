@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { spawnSync } from "node:child_process";
+import { describe, test } from "node:test";
 
 import { Pool } from "dspy-bridge";
 import { alive, drained, failure, fake, real, started } from "../support/workers.js";
-
 
 test("requests go to the workers that have the fewest", async (t) => {
   const pool = await started(t, { ...fake(), workers: 3 });
@@ -45,6 +45,7 @@ test("a request is sent again as often as asked, if nothing of it had come", asy
   await failure(pool.call("say", { then: "exit" }, { retries: 1 }), "worker_died");
   assert.equal(pool.warnings.length, 2); // so it was sent twice
   await failure(pool.call("say", { text: '{"id":$id,"seq":0}\n', then: "exit" }, { retries: 5 }), "worker_died");
+  for (const retries of [-1, 0.5, "1"]) assert.throws(() => pool.stream("pid", {}, { retries }), RangeError);
   assert.equal(pool.warnings.length, 3);
 });
 
@@ -57,23 +58,61 @@ test("a request that is sent again is answered by a worker that lives", async (t
   assert.deepEqual((await Promise.all(answers)).map(({ type }) => type), ["pong", "pong"]);
 });
 
-test("what a leaving worker refuses goes to another one, unasked", async (t) => {
-  const pool = await started(t, { ...fake(), workers: 2 });
-  const refusal = (code) => `{"id":$id,"seq":0,"type":"error","code":"${code}","error":"no","retryable":true,"done":true}\n`;
-  const before = pool.pids;
-  // The first worker refuses and leaves, the second one is then asked, and so on: until one answers.
-  const refused = pool.call("say", { text: refusal("shutting_down"), then: "exit" }, { timeout: 1_500 });
-  const error = await failure(refused, "start_failed");
-  assert.equal(error.retryable, true);
-  assert.ok(pool.pids.every((pid) => !before.includes(pid)));
-  await failure(pool.call("say", { text: refusal("overloaded") }), "overloaded");
-});
-
 test("a worker that is recycled loses nothing", async (t) => {
   const pool = await started(t, { ...real, argv: [...real.argv, "--max-requests", "20"], workers: 1 });
   const answers = await Promise.all(Array.from({ length: 50 }, (_, i) => pool.call("kit.echo", { i })));
   assert.deepEqual(answers.map(({ echo }) => echo.i), [...answers.keys()]);
   assert.deepEqual(pool.warnings, []);
+});
+
+test("a worker that leaves is replaced before it has gone", async (t) => {
+  const pool = await started(t, { ...real, argv: [...real.argv, "--max-requests", "1"], workers: 1 });
+  const held = pool.stream("kit.hold");
+  await held.next();
+  assert.equal((await pool.call("ping")).type, "pong");
+  assert.equal((await held.next(held.return())).done, true);
+  assert.deepEqual(pool.warnings, []);
+});
+
+test("a result that speaks of shutting down is no refusal", async (t) => {
+  const pool = await started(t, { ...fake(), workers: 1 });
+  const text = '{"id":$id,"seq":0,"type":"result","code":"shutting_down","done":true}\n';
+  assert.equal((await pool.call("say", { text })).type, "result");
+  assert.equal(pool.ready, 1);
+});
+
+test("what a pool is configured with reaches a worker whatever happens to the one before", async (t) => {
+  const pool = await started(t, { ...fake(), workers: 1 });
+  const done = '{"id":$id,"seq":0,"done":true}\n';
+  const args = { lm: "first", how() {}, when: new Date(0) };
+  const [, { lm, when }] = await Promise.all([
+    pool.call("say", { text: done, then: "leave" }),
+    pool.call("configure", args),
+  ]);
+  assert.deepEqual([lm, when], ["first", "1970-01-01T00:00:00.000Z"]);
+  await failure(pool.call("configure", { lm: "never" }, { signal: AbortSignal.abort() }), "cancelled");
+  assert.equal((await pool.call("heard")).heard.length, 2);
+});
+
+test("a callback that throws does not end the pool", () => {
+  const code = `
+    import { Pool } from "dspy-bridge";
+    process.on("uncaughtException", (error) => console.log(error.message));
+    const onWarning = () => { throw new Error("mine"); };
+    const pool = await Pool.start({ ...${JSON.stringify(fake())}, workers: 1, onWarning });
+    await pool.call("say", { then: "exit" }).catch(() => {});
+    console.log((await pool.call("pid")).type);`;
+  const cwd = new URL("..", import.meta.url);
+  const done = spawnSync(process.execPath, ["--input-type=module", "-e", code], { cwd, encoding: "utf8" });
+  assert.deepEqual([done.status, done.stdout], [0, "mine\nresult\n"], done.stderr);
+});
+
+test("a close may be hastened by another one", async () => {
+  const pool = await Pool.start({ ...real, workers: 1 });
+  const held = failure(pool.call("kit.hold"), "cancelled");
+  await pool.call("ping");
+  await Promise.all([pool.close(), pool.close({ mode: "abort" })]);
+  await held;
 });
 
 test("all workers are configured, those that come later, too", async (t) => {
@@ -130,4 +169,66 @@ test("a request that waits for a worker can be left and is refused by close", as
   const waiting = pool.call("pid");
   await pool.close();
   await failure(waiting, "closed");
+});
+
+describe("what takes seconds", { concurrency: 8 }, () => {
+  test("what a leaving worker refuses goes to another one, unasked", async (t) => {
+    const pool = await started(t, { ...fake(), workers: 2 });
+    const refusal = (code) => `{"id":$id,"seq":0,"type":"error","code":"${code}","error":"no","retryable":true,"done":true}\n`;
+    const before = pool.pids;
+    // The first worker refuses and leaves, the second one is then asked, and so on: until one answers.
+    const refused = pool.call("say", { text: refusal("shutting_down"), then: "exit" }, { timeout: 1_500 });
+    const error = await failure(refused, "start_failed");
+    assert.equal(error.retryable, true);
+    assert.ok(pool.pids.every((pid) => !before.includes(pid)));
+    await failure(pool.call("say", { text: refusal("overloaded") }), "overloaded");
+  });
+
+  test("a worker that leaves before it has done anything is not replaced at once again and again", async () => {
+    const ready = '{"id":null,"type":"ready"}\n{"id":null,"type":"bye","reason":"recycle"}\n';
+    let warned;
+    const third = new Promise((resolve) => (warned = resolve));
+    const onWarning = (text) => text.endsWith("in 200 ms.") && warned(text);
+    const pool = await Pool.start({ ...fake(ready), workers: 1, onWarning });
+    assert.match(await third, /left before it had done anything/);
+    await pool.close();
+  });
+
+  test("a worker that says bye and stays is killed", async (t) => {
+    const pool = await started(t, { ...fake(), workers: 1 });
+    const text = '{"id":$id,"seq":0}\n{"id":null,"type":"bye","reason":"recycle"}\n';
+    const stays = pool.call("say", { text });
+    const { message, details } = await failure(stays, "worker_died");
+    assert.match(message, /said bye/);
+    assert.deepEqual(details, { bye: "recycle" });
+  });
+
+  test("a worker that hangs is replaced once a request is overdue", async (t) => {
+    const pool = await started(t, { ...real, workers: 1 });
+    process.kill(pool.pids[0], "SIGSTOP");
+    const beside = failure(pool.call("ping"), "worker_died");
+    await failure(pool.call("ping", {}, { timeout: 10 }), "deadline_exceeded");
+    await beside;
+    assert.equal((await pool.call("ping")).type, "pong");
+  });
+
+  test("a worker that hangs while it is configured is replaced", async (t) => {
+    const pool = await started(t, { ...fake(), workers: 1, readyTimeout: 2_000 });
+    await pool.call("configure", { lm: "first", only: pool.pids[0] });
+    await failure(pool.call("say", { then: "exit" }), "worker_died");
+    const { message } = await failure(pool.call("pid", {}, { timeout: 6_000 }), "start_failed");
+    assert.match(message, /did not end the request in time/);
+  });
+
+  test("a configure may be left or be overdue wherever it is", async (t) => {
+    const pool = await started(t, { ...fake(), workers: 1 });
+    const silent = { lm: "x", only: 0 };
+    const overdue = failure(pool.call("configure", silent, { timeout: 1 }), "deadline_exceeded");
+    const aborted = { signal: AbortSignal.timeout(50) };
+    await failure(pool.call("configure", silent, aborted), "cancelled");
+    await overdue;
+    for (let i = 0; i < 2; i++) await failure(pool.call("say", { then: "exit" }), "worker_died");
+    const waited = pool.call("configure", silent, { signal: AbortSignal.timeout(1_000) });
+    await failure(waited, "cancelled");
+  });
 });

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { aborted, drained, fake, started } from "../support/workers.js";
+import { aborted, drained, fake, shared, started } from "../support/workers.js";
+
+const worker = shared(fake());
 
 /** Says that a tool is called; the second argument ends the request. */
 function calling(name, args = {}, rest = "") {
@@ -10,17 +12,19 @@ function calling(name, args = {}, rest = "") {
 }
 
 /** What the worker is answered when it calls the tool `t`, as JSON text. */
-async function answerOf(client, t, name = "t") {
-  const stream = client.stream("say", { text: calling(name, { x: 2 }) }, { tools: { t } });
+async function answerOf(t, name = "t", args = { x: 2 }) {
+  const client = await worker();
+  const { id: before } = await client.call("heard");
+  const stream = client.stream("say", { text: calling(name, args) }, { tools: { t } });
   assert.equal((await stream.next()).value.type, "tool_call");
   for (;;) {
     const { heard } = await client.call("heard");
-    const result = heard.find((line) => line.includes('"tool_result"'));
+    const result = heard.find((line) => line.includes(`"tool_result","args":{"target":${before + 1},`));
     if (result === undefined) continue;
     await stream.return();
     const { args } = JSON.parse(result);
-    const { target, call_id: callId, ...rest } = args;
-    assert.deepEqual([target, callId], [1, "c1"]);
+    const { target: _, call_id: callId, ...rest } = args;
+    assert.equal(callId, "c1");
     return rest;
   }
 }
@@ -28,11 +32,12 @@ async function answerOf(client, t, name = "t") {
 const cycle = {};
 cycle.self = cycle;
 
-for (const [name, tool, expected] of [
+for (const [name, tool, expected, args] of [
   ["a function", ({ x }) => x + 1, { value: 3 }],
   ["an async function", async ({ x }) => ({ x }), { value: { x: 2 } }],
   ["an object", { run: ({ x }) => x }, { value: 2 }],
   ["a method", { factor: 5, run({ x }) { return x * this.factor; } }, { value: 10 }],
+  ["a function that is given nothing", { run: ({ y = 7 }) => y }, { value: 7 }, null],
   ["undefined", () => undefined, { value: null }],
   ["NaN", () => NaN, { value: null }],
   ["unicode", () => "é😀\u2028", { value: "é😀\u2028" }],
@@ -45,8 +50,8 @@ for (const [name, tool, expected] of [
   ["what gives a function", () => () => 1, { error: "A function is no JSON value." }],
   ["a broken toJSON", () => ({ toJSON() { throw new Error("not today"); } }), { error: "not today" }],
 ]) {
-  test(`a tool may be, or give: ${name}`, async (t) => {
-    assert.deepEqual(await answerOf(await started(t, fake()), tool), expected);
+  test(`a tool may be, or give: ${name}`, async () => {
+    assert.deepEqual(await answerOf(tool, "t", args), expected);
   });
 }
 
@@ -55,16 +60,16 @@ for (const [name, tool, pattern] of [
   ["a cycle", () => cycle, /circular/],
   ["too much", () => "x".repeat(2 ** 23), /more than 8388608 bytes/],
 ]) {
-  test(`what is no JSON is told as an error: ${name}`, async (t) => {
-    const { error } = await answerOf(await started(t, fake()), tool);
+  test(`what is no JSON is told as an error: ${name}`, async () => {
+    const { error } = await answerOf(tool);
     assert.match(error, pattern);
     assert.doesNotMatch(error, /\.js|\bat \w+ \(/); // no stack
   });
 }
 
-test("a tool that the request did not declare is answered, too", async (t) => {
+test("a tool that the request did not declare is answered, too", async () => {
   for (const name of ["other", "toString", "__proto__"]) {
-    const answer = await answerOf(await started(t, fake()), () => 1, name);
+    const answer = await answerOf(() => 1, name);
     assert.deepEqual(answer, { error: `There is no tool called ${name}.` });
   }
 });
@@ -139,4 +144,18 @@ test("tools that never answer do not outlive their worker", async (t) => {
   const { error } = await drained(client.stream("say", { text: calling("hang"), then: "exit" }, { tools: { hang } }));
   assert.equal(error.code, "worker_died");
   assert.equal(signal.aborted, true);
+});
+
+test("a tool may leave the request that called it", async (t) => {
+  const client = await started(t, fake());
+  const leave = () => stream.return();
+  const stream = client.stream("say", { text: calling("leave") }, { tools: { leave } });
+  assert.equal((await stream.next()).value.type, "tool_call");
+  assert.equal((await stream.next()).done, true);
+
+  const controller = new AbortController();
+  const abort = () => controller.abort();
+  const options = { signal: controller.signal, tools: { abort } };
+  const { chunks, error } = await drained(client.stream("say", { text: calling("abort") }, options));
+  assert.deepEqual([chunks.length, error.code], [1, "cancelled"]);
 });
