@@ -67,17 +67,23 @@ class RoundTrip:
         self._language = language
 
     def __call__(self, settings: Settings) -> Iterator[Row]:
-        """The row of the median; the 99th percentile is in ``extra``."""
+        """The row of the median, beside a host that does nothing but write a line and read one."""
         count = settings.scaled(PINGS)
-        with Driver(COMMANDS[self._language]) as driver:
+        with Driver(COMMANDS[self._language]) as driver, Child(command_line()) as bare:
             driver.start(command_line())
             driver.ask("ping", PATIENCE_S, n=count)
-            events = [driver.ask("ping", PATIENCE_S, n=count) for _ in range(settings.rounds)]
+            bare.lines(1)
+            pair = in_turn(settings.rounds, lambda: _ping(driver, count), lambda: _bare_ping(bare, count))
             driver.stop()
-        medians, worst = ([event[name] for event in events] for name in ("p50_us", "p99_us"))
-        target = Target("value", ROUND_TRIP_US, at_most=True)
-        extra = {"values": medians, "p99": worst}
-        yield Row(self.name, statistics.median(medians), "µs", target=target, extra=extra)
+        yield pair.row(self.name, "µs", "a bare host", Target("value", ROUND_TRIP_US, at_most=True))
+
+
+def _ping(driver: Driver, count: int) -> float:
+    return float(driver.expect("pings", driver.ask("ping", PATIENCE_S, n=count))["p50_us"])
+
+
+def _bare_ping(child: Child, count: int) -> float:
+    return statistics.median(child.timed_lines(request_line("ping"), 1) for _ in range(count)) * 1e6
 
 
 class Restart:

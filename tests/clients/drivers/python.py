@@ -126,16 +126,15 @@ class Driver:
         **options: Any,
     ) -> None:
         begin = time.perf_counter()
-        count, in_order, kind = 0, True, ""
+        count, in_order, kind, counts = 0, True, "", self._counts
         stream: Stream = self.client.stream(command, args, **known(options))
         async for chunk in stream:
-            kind = chunk.type
+            kind = chunk["type"]
             if report == "chunks":
                 tell(ref, "chunk", chunk=chunk)
             elif kind == "chunk" and chunk["n"] != count:
                 in_order = False
-            count += 1
-            self._counts[ref] = count
+            counts[ref] = count = count + 1
             if slow_every and count % slow_every == 0:
                 await asyncio.sleep(slow_ms / 1000)
             if count == take:
