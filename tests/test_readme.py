@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,10 @@ from tests.support.provider import Provider, Reply, formatted
 PAGES = ["README.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("bridge/docs/*.md")))]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+#: What pytest finds by itself where the package is installed.
+PLUGIN = (
+    {} if entry_points(group="pytest11", name="dspy_bridge") else {"PYTEST_PLUGINS": "bridge.pytest_plugin"}
 )
 #: Languages whose blocks must say how they are tested.
 TESTED = {"console", "python", "json", "js", "elixir", "erlang", "sh"}
@@ -95,7 +100,7 @@ def run_block(block: Block, folder: Path, **env: str) -> list[str]:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder,
-            env=environment(PATH=path, MAKEFLAGS=flags, **env),
+            env=environment(PATH=path, MAKEFLAGS=flags, **PLUGIN, **env),
             capture_output=True,
             text=True,
             timeout=WAIT_S,

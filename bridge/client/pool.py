@@ -13,7 +13,14 @@ from typing import IO, Any, Final
 from bridge.client.caller import Caller
 from bridge.client.chunks import Chunk
 from bridge.client.client import SERVE
-from bridge.client.errors import SHUTTING_DOWN, WORKER_DIED, ClientClosed, RequestError, StartFailed
+from bridge.client.errors import (
+    CLOSED,
+    SHUTTING_DOWN,
+    WORKER_DIED,
+    ClientClosed,
+    RequestError,
+    StartFailed,
+)
 from bridge.client.link import Link
 from bridge.client.process import Options
 from bridge.client.request import Request
@@ -313,7 +320,7 @@ def _settled(outcomes: list[Chunk | BaseException]) -> Chunk | None:
     """
     for each in outcomes:
         if isinstance(each, BaseException) and not (
-            isinstance(each, RequestError) and each.code in (WORKER_DIED, SHUTTING_DOWN)
+            isinstance(each, RequestError) and each.code in (WORKER_DIED, SHUTTING_DOWN, CLOSED)
         ):
             raise each
     return next((each for each in outcomes if isinstance(each, Chunk)), None)
