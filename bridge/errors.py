@@ -39,6 +39,8 @@ class Code(StrEnum):
     PROGRAM_ERROR = "program_error"
     IO_ERROR = "io_error"
     LIMIT_EXCEEDED = "limit_exceeded"
+    WORKER_DIED = "worker_died"
+    WORKER_HUNG = "worker_hung"
     INTERNAL = "internal"
 
 
@@ -52,6 +54,8 @@ RETRYABLE = frozenset(
         Code.LM_TIMEOUT,
         Code.LM_UNAVAILABLE,
         Code.TOOL_TIMEOUT,
+        Code.WORKER_DIED,
+        Code.WORKER_HUNG,
     }
 )
 

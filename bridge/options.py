@@ -10,6 +10,7 @@ MIB = 1024 * 1024
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one worker process. Sizes are in bytes, times in the unit their name ends with."""
 
+    workers: int = 1
     framing: str = "lines"
     commands: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
@@ -38,6 +39,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_requests: int | None = None
     max_rss_mb: int | None = None
     max_age_s: float | None = None
+    hung_after_s: float = 30.0
+    retry_died: bool = False
     grace_ms: int = 30_000
     die_with_parent: bool = False
     parent_watch: bool = True

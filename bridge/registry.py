@@ -42,13 +42,21 @@ class Command:
     """A registered handler."""
 
     def __init__(
-        self, name: str, handler: Callable[..., Any], *, chunks: tuple[type, ...] = (), inline: bool = False
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        *,
+        chunks: tuple[type, ...] = (),
+        inline: bool = False,
+        state: str | None = None,
     ) -> None:
         self.name = name
         self.handler = handler
         self.kind = _kind(handler)
         #: Answered while the line is read: for functions that take microseconds.
         self.inline = inline
+        #: See :func:`command`.
+        self.state = state
         self._chunks = chunks
         self._parameters = _parameters(name, handler)
 
@@ -117,6 +125,8 @@ class Registry:
         """
         if not command.name or len(command.name) > 128:
             raise RegistrationError(f"a command's name has 1 to 128 characters, not {len(command.name)}")
+        if command.state is not None and command.kind in (Kind.ASYNC_STREAM, Kind.SYNC_STREAM):
+            raise RegistrationError(f"the command {command.name!r} sets state: it must give one answer")
         if command.name in CONTROLS:
             reserved = f"{command.name!r} is a control command of the protocol"
             raise RegistrationError(f"{reserved} ({command.origin})")
@@ -132,12 +142,7 @@ class Registry:
         """
         if command := self._commands.get(name):
             return command
-        import difflib  # for mistakes only
-
-        near = difflib.get_close_matches(name[:128], [*self._commands, *CONTROLS], n=3)
-        details = {"did_you_mean": near} if near else None
-        shown = name if len(name) <= 128 else name[:128] + "…"
-        raise BridgeError(f"Unknown streaming command: {shown}", code=Code.UNKNOWN_COMMAND, details=details)
+        raise unknown_command(name, [*self._commands, *CONTROLS])
 
     def find(self, name: str) -> Command | None:
         """The command of that name, or None."""
@@ -163,6 +168,16 @@ class Registry:
                 raise RegistrationError(message) from error
 
 
+def unknown_command(name: str, known: list[str]) -> BridgeError:
+    """The error for a name that is none of ``known``."""
+    import difflib  # for mistakes only
+
+    near = difflib.get_close_matches(name[:128], known, n=3)
+    details = {"did_you_mean": near} if near else None
+    shown = name if len(name) <= 128 else name[:128] + "…"
+    return BridgeError(f"Unknown streaming command: {shown}", code=Code.UNKNOWN_COMMAND, details=details)
+
+
 #: Where :func:`command` registers.
 default = Registry()
 
@@ -175,6 +190,7 @@ def command(
     *,
     chunks: tuple[type, ...] = (),
     inline: bool = False,
+    state: str | None = None,
     registry: Registry | None = None,
 ) -> Callable[[F], F]: ...
 def command(
@@ -182,6 +198,7 @@ def command(
     *,
     chunks: tuple[type, ...] = (),
     inline: bool = False,
+    state: str | None = None,
     registry: Registry | None = None,
 ) -> F | Callable[[F], F]:
     """Register the decorated handler as the streaming command ``name`` (its own name unless given).
@@ -189,12 +206,16 @@ def command(
     The handler takes ``(args)`` or ``(args, ctx)`` and is an async generator, a generator (run in a
     thread), an async function or a function (run in a thread; both give one ``result`` chunk).
 
+    ``state``: the command sets something that later requests see, and this field of its args names what.
+    In a family of workers every worker is told, and those that are forked later: of the calls with the same
+    value there the args are merged, the later over the earlier.
+
     :raises RegistrationError: when the name is taken.
     """
 
     def register(handler: F) -> F:
         label = name if isinstance(name, str) else getattr(handler, "__name__", "")
-        (registry or default).add(Command(label, handler, chunks=chunks, inline=inline))
+        (registry or default).add(Command(label, handler, chunks=chunks, inline=inline, state=state))
         return handler
 
     return register if name is None or isinstance(name, str) else register(name)

@@ -9,6 +9,7 @@ from bridge.cli.serve import parse_serve
 from bridge.cli.usage import Usage
 from bridge.commands import MODULES
 from bridge.entry_points import find_command_modules
+from bridge.family.messages import VARIABLE
 from bridge.options import ServeOptions
 from bridge.registry import RegistrationError, Registry, default, load_module
 from bridge.secrets import remember_environment
@@ -22,6 +23,10 @@ def start_worker(words: list[str], stdin: int, stdout: int) -> int:
     """Run a worker with the command line ``words`` on two private descriptors; gives the exit code."""
     try:
         options = parse_serve(words)
+        if (control := os.environ.pop(VARIABLE, None)) is not None:
+            return _be_template(options, int(control))
+        if options.workers > 1:
+            return _start_family(options, stdin, stdout)
         logs = _set_up(options)
         registry = load_commands(options)
         tool_functions(options.tools)
@@ -31,6 +36,27 @@ def start_worker(words: list[str], stdin: int, stdout: int) -> int:
     from bridge.worker.worker import serve
 
     return serve(options, registry, stdin, stdout, logs)
+
+
+def _start_family(options: ServeOptions, stdin: int, stdout: int) -> int:
+    from bridge.family.template_process import TemplateProcess
+
+    template = TemplateProcess()  # first of all: it imports while this process does
+    logs = _set_up(options)
+    from bridge.family.supervisor import serve_family
+
+    return serve_family(options, template, stdin, stdout, logs)
+
+
+def _be_template(options: ServeOptions, control: int) -> int:
+    remember_environment()
+    logs = _logging(options)  # what else could be wrong the supervisor has looked at
+    logs.renew(threaded=False)
+    registry = load_commands(options)
+    tool_functions(options.tools)
+    from bridge.family.template import Template
+
+    return Template(options, registry, logs, control).run()
 
 
 def load_commands(options: ServeOptions) -> Registry:
@@ -64,6 +90,10 @@ def _set_up(options: ServeOptions) -> LogWriter:
             raise Usage(str(error)) from None
     if options.cache_dir is not None:
         _check_writable(options.cache_dir)
+    return _logging(options)
+
+
+def _logging(options: ServeOptions) -> LogWriter:
     try:
         return set_up_logging(
             level=options.log_level,

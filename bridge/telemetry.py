@@ -29,6 +29,12 @@ class LogWriter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.renew(threaded=True)
+
+    def renew(self, *, threaded: bool) -> None:
+        """Begin anew, as in a forked child. Not ``threaded``: lines are written at once, with no thread that
+        a fork would lose."""
+        self._threaded = threaded
         self._lines: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._ready = threading.Event()
         self._idle = threading.Event()
@@ -39,6 +45,9 @@ class LogWriter:
 
     def put(self, line: bytes) -> None:
         """Queue a line (with its LF); never blocks."""
+        if not self._threaded:
+            self._write([line])
+            return
         if len(self._lines) == MAX_WAITING:
             self.dropped += 1
         self._idle.clear()
@@ -57,14 +66,17 @@ class LogWriter:
             self._ready.wait()
             self._ready.clear()
             while self._lines:
-                rest = memoryview(b"".join(self._take()))
-                try:
-                    while rest:
-                        rest = rest[os.write(self._fd, rest) :]
-                except OSError:
-                    pass  # stderr is closed: nobody to tell
+                self._write(self._take())
             if not self._ready.is_set():
                 self._idle.set()
+
+    def _write(self, lines: list[bytes]) -> None:
+        rest = memoryview(b"".join(lines))
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            pass  # stderr is closed: nobody to tell
 
     def _take(self) -> list[bytes]:
         taken: list[bytes] = []

@@ -12,6 +12,8 @@ from bridge.options import ServeOptions
 if TYPE_CHECKING:
     from bridge.cli.flags import Parser
 
+#: What ``--workers`` takes at most: a slip of the finger must not fork the machine to death.
+MAX_WORKERS = 256
 Number = TypeVar("Number", int, float)
 
 _DESCRIPTION = """\
@@ -86,6 +88,15 @@ def mcp_server(text: str) -> tuple[str, tuple[str, ...]]:
     return name, words
 
 
+def _workers(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    value = _read(int, text)
+    if value is None or not 1 <= value <= MAX_WORKERS:
+        raise WrongValue(f"give a number from 1 to {MAX_WORKERS:,} or 'auto', not {text!r}")
+    return value
+
+
 def _read(kind: type[Number], text: str) -> Number | None:
     try:
         return kind(text)
@@ -95,6 +106,7 @@ def _read(kind: type[Number], text: str) -> Number | None:
 
 #: Name, metavar (None for a switch), type, help; in the order ``--help`` shows them.
 FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
+    ("workers", "N", _workers, "worker processes behind the one pipe; auto: one for each core"),
     ("framing", "HOW", str, "lines (JSON and LF) or packet4 (Erlang's {packet, 4})"),
     ("model", "MODEL", str, "default language model, such as openai/gpt-4o-mini (DSPY_BRIDGE_MODEL)"),
     ("api_base", "URL", str, "address of the model's API (DSPY_BRIDGE_API_BASE)"),
@@ -113,9 +125,11 @@ FLAGS: tuple[tuple[str, str | None, Callable[[str], Any], str], ...] = (
     ("max_inflight", "N", _at_least(1), "requests running at once"),
     ("max_queued", "N", _at_least(0), "requests waiting"),
     ("max_queued_bytes", "N", _at_least(0), "bytes of args of the requests waiting"),
-    ("max_requests", "N", _at_least(1), "recycle after N requests"),
-    ("max_rss_mb", "N", _at_least(1), "recycle when the process is larger than N MB"),
-    ("max_age_s", "S", _seconds, "recycle after S seconds"),
+    ("max_requests", "N", _at_least(1), "recycle a worker after N requests"),
+    ("max_rss_mb", "N", _at_least(1), "recycle a worker that is larger than N MB"),
+    ("max_age_s", "S", _seconds, "recycle a worker after S seconds"),
+    ("hung_after_s", "S", _seconds, "with several workers: replace one that answers nothing for S seconds"),
+    ("retry_died", None, str, "with several workers: run again what a dead one had sent nothing of"),
     ("grace_ms", "MS", _at_least(0), "how long a drain may take"),
     ("die_with_parent", None, str, "have the kernel kill the worker with the thread that started it"),
     ("no_parent_watch", None, str, "go on when the parent process ends while stdin is open"),

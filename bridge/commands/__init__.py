@@ -20,3 +20,10 @@ def preload(options: ServeOptions) -> None:
     from bridge.dspy_runtime import loader
 
     loader.start_background(options)
+
+
+def warm(options: ServeOptions) -> None:
+    """Import DSPy and use it once, in this thread, leaving neither threads nor sockets behind."""
+    from bridge.dspy_runtime import warm as runtime
+
+    runtime.warm(options)

@@ -31,7 +31,7 @@ class Configured(FinalChunk, tag="result"):
     scripted: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-@command("configure")
+@command("configure", state="name")
 async def configure(args: ConfigureArgs, ctx: Context) -> Configured:
     """Name a language model for later requests.
 

@@ -34,6 +34,16 @@ def start_background(options: ServeOptions) -> Future[Runtime]:
         return _loading
 
 
+def load_here(options: ServeOptions) -> Runtime:
+    """As :func:`load`, in the calling thread: for a process that will fork."""
+    global _loading
+    with _lock:
+        if _loading is None:
+            _loading = Future()
+    _load_into(options, _loading)
+    return _loading.result()
+
+
 def load(options: ServeOptions) -> Runtime:
     """DSPy, ready for use; blocks until it is. All callers get the same, set up with the first one's options.
 

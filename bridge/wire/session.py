@@ -180,6 +180,19 @@ class Stream:
         self.args = _NO_ARGS
         return True
 
+    def abandon(self) -> None:
+        """The request has ended without a word from here."""
+        self.done = True
+        self.state = State.DONE
+        self.args = _NO_ARGS
+
+    def resume_at(self, seq: int) -> None:
+        """The next chunk is number ``seq``: those before it were written by somebody else."""
+        self._thousands, self._low = divmod(seq, 1000)
+        if self._thousands:
+            self._digits = _DIGITS_OF_THREE
+            self._head = self._start + b"%d" % self._thousands
+
     @property
     def seq(self) -> int:
         """The number of chunks written, which is the next one's ``seq``."""
@@ -274,6 +287,27 @@ class Sessions:
         before = stream.state
         if not stream.finish(payload, out):
             return False
+        self._remove(stream, before)
+        return True
+
+    def release(self, stream: Stream) -> bool:
+        """As :meth:`finish`, for a request whose terminal chunk somebody else has written."""
+        if stream.done:
+            return False
+        before = stream.state
+        stream.abandon()
+        self._remove(stream, before)
+        return True
+
+    def requeue(self, stream: Stream) -> None:
+        """Have a running request wait for its slot again, before all others."""
+        stream.state = State.QUEUED
+        self.running -= 1
+        self.queued += 1
+        self.queued_bytes += stream.weight
+        self._waiting.appendleft(stream)
+
+    def _remove(self, stream: Stream, before: State) -> None:
         del self._streams[stream.id]
         if before == State.RUNNING:
             self.running -= 1
@@ -281,7 +315,6 @@ class Sessions:
             self._leave_queue(stream)
             if len(self._waiting) > 2 * self.queued + 64:  # of those that ended in the queue
                 self._waiting = deque(item for item in self._waiting if not item.done)
-        return True
 
     def _run(self, stream: Stream) -> None:
         stream.state = State.RUNNING

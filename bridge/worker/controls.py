@@ -36,7 +36,8 @@ class Controls:
         self._scheduler = scheduler
         self._stats = stats
         self._on_shutdown = on_shutdown
-        self._actions: dict[str, Callable[[Any, bool], None]] = {
+        # An action that gives true has seen to it that the control is answered.
+        self._actions: dict[str, Callable[[Any, bool], bool | None]] = {
             "cancel": self._cancel,
             "credit": self._credit,
             "tool_result": self._tool_result,
@@ -50,42 +51,44 @@ class Controls:
             if request_id is not None:
                 self._scheduler.check_free(request_id)
             args: Any = decode_args(request.args, CONTROLS[request.command])
-            self._actions[request.command](args, request_id is not None)
+            answered = self._actions[request.command](args, request_id is not None)
         except BridgeError as error:
             self._stats.bad_lines += 1
             self._scheduler.refuse(request_id, error)
             return
-        if request_id is not None:
-            stream = Stream(request, self._scheduler.sessions.format, 0.0)
-            self._scheduler.reply(stream, {"type": "ok", "command": request.command})
+        if request_id is not None and not answered:
+            self._scheduler.reply_ok(request)
 
-    def _cancel(self, args: CancelArgs, answered: bool) -> None:
-        if (stream := self._target(args.target)) is not None:
+    def _cancel(self, args: CancelArgs, answered: bool) -> bool | None:
+        if (stream := self.target(args.target)) is not None:
             self._scheduler.end(stream, CANCELLED_BY_CLIENT)
+        return None
 
-    def _credit(self, args: CreditArgs, answered: bool) -> None:
+    def _credit(self, args: CreditArgs, answered: bool) -> bool | None:
         if not 1 <= args.n <= MAX_COUNT:
             raise invalid_args("n must be between 1 and 2^31.", "$.args.n")
-        if (stream := self._target(args.target)) is None:
-            return
+        if (stream := self.target(args.target)) is None:
+            return None
         if (runner := self._scheduler.runners.get(stream.id)) is not None:
             runner.grant(args.n)
         else:
             stream.grant(args.n)
+        return None
 
-    def _tool_result(self, args: ToolResultArgs, answered: bool) -> None:
+    def _tool_result(self, args: ToolResultArgs, answered: bool) -> bool | None:
         if (args.value is msgspec.UNSET) == (args.error is msgspec.UNSET):
             raise invalid_args("A tool_result has exactly one of value and error.", "$.args")
-        stream = self._target(args.target)
+        stream = self.target(args.target)
         # Only a host that is answered is told of a call that was never made.
         if stream is None or not stream.calls.answer(args.call_id, strict=answered):
             self._stats.late_tool_results += 1
-            return
+            return None
         outcome: Any = args.value
         if isinstance(args.error, str):
             outcome = BridgeError(args.error, code=Code.TOOL_ERROR, details={"call_id": args.call_id})
         if (runner := self._scheduler.runners.get(stream.id)) is not None:
             runner.answer(args.call_id, outcome)
+        return None
 
     def _shutdown(self, args: ShutdownArgs, answered: bool) -> None:
         if args.mode not in ("drain", "abort"):
@@ -97,7 +100,8 @@ class Controls:
         self._scheduler.draining = True
         self._scheduler.loop.call_soon(self._on_shutdown, args.mode, grace_s)
 
-    def _target(self, target: object) -> Stream | None:
+    def target(self, target: object) -> Stream | None:
+        """The request in flight that a control names; None when it has ended or never was."""
         if not is_valid_id(target):
             raise invalid_args("target must be a request's id.", "$.args.target")
         return self._scheduler.sessions.get(target)  # type: ignore[arg-type]  # just checked

@@ -75,7 +75,11 @@ class Scheduler:
         self._promoting = False
         self._waiting_for_room = False
         self._input_ended = False
-        self._controls = Controls(self, stats, on_shutdown)
+        self._controls = self.make_controls(stats, on_shutdown)
+
+    def make_controls(self, stats: Stats, on_shutdown: Callable[[str, float | None], None]) -> Controls:
+        """What carries out control commands."""
+        return Controls(self, stats, on_shutdown)
 
     # ---- lines in ------------------------------------------------------------------------------
 
@@ -144,11 +148,8 @@ class Scheduler:
 
     def _admit(self, command: Command, request: Envelope, size: int) -> None:
         # Before a host that does not read nothing is begun: its results would only fill the memory.
-        full = self.outbox.full
-        stream = self.sessions.admit(request, time.monotonic(), size, hold=full)
-        if full and not self._waiting_for_room:
-            self._waiting_for_room = True
-            self.outbox.when_room(self._room_again)
+        stream = self.sessions.admit(request, time.monotonic(), size, hold=self.held())
+        self._wait_for_room()
         self._stats.accepted += 1
         self._began[stream.id] = time.monotonic()
         if self._input_ended:
@@ -173,41 +174,55 @@ class Scheduler:
         self._on_accepted()
 
     def _start(self, command: Command, stream: Stream) -> None:
-        runner = make_runner(self, command, stream)
+        runner = self.make_runner(command, stream)
         self.runners[stream.id] = runner
         if self._no_answers is not None:
             runner.close_calls(self._no_answers)
         runner.start()
 
+    def make_runner(self, command: Command, stream: Stream) -> Runner:
+        """What runs a request."""
+        return make_runner(self, command, stream)
+
+    def held(self) -> bool:
+        """Whether requests must wait although a slot is free."""
+        return self.outbox.full
+
+    def _wait_for_room(self) -> None:
+        if self.outbox.full and self.sessions.queued and not self._waiting_for_room:
+            self._waiting_for_room = True
+            self.outbox.when_room(self._room_again)
+
     def _room_again(self) -> None:
         self._waiting_for_room = False
-        self._promote()
+        self.promote()
 
-    def _promote(self) -> None:
+    def promote(self) -> None:
         """Give free slots to those who wait. Not re-entrant: a start may end its request at once."""
         if self._promoting:
             return
         self._promoting = True
         try:
-            while not self.outbox.full and (stream := self.sessions.promote()) is not None:
+            while not self.held() and (stream := self.sessions.promote()) is not None:
                 self._start(self._registry.get(stream.command), stream)
-            if self.outbox.full and self.sessions.queued and not self._waiting_for_room:
-                self._waiting_for_room = True
-                self.outbox.when_room(self._room_again)
+            self._wait_for_room()
         finally:
             self._promoting = False
 
     def finish(self, stream: Stream, payload: Any) -> None:
         """End a request with its terminal payload; nothing if it has ended."""
-        if not self.sessions.finish(stream, payload, self.outbox.buffer):
-            return
-        self.outbox.touch()
+        if self.sessions.finish(stream, payload, self.outbox.buffer):
+            self.outbox.touch()
+            self.ended(stream, payload)
+
+    def ended(self, stream: Stream, payload: Any) -> None:
+        """A request has ended, its terminal chunk is in the outbox: free what it had and count it."""
         self.runners.pop(stream.id, None)
         if (timer := self._deadlines.pop(stream.id, None)) is not None:
             timer.cancel()
         elapsed = time.monotonic() - self._began.pop(stream.id)
         self._stats.ended(stream.command, payload, stream.seq, elapsed)
-        self._promote()
+        self.promote()
         self._on_ended()
 
     def failed(self, stream: Stream, error: BaseException) -> None:
@@ -283,6 +298,11 @@ class Scheduler:
         before = len(self.outbox.buffer)
         stream.finish(payload, self.outbox.buffer)
         self.outbox.reply(len(self.outbox.buffer) - before)
+
+    def reply_ok(self, control: Envelope) -> None:
+        """Acknowledge a control command that has an id."""
+        stream = Stream(control, self.sessions.format, 0.0)
+        self.reply(stream, {"type": "ok", "command": control.command})
 
     def announce(self, payload: dict[str, Any]) -> None:
         """Send a chunk that belongs to no request (``ready``, ``bye``)."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from bridge._version import __version__
@@ -33,6 +34,11 @@ HURRY_S: Final = 0.4
 class Worker:
     """A worker on two descriptors. :meth:`run` returns the exit code."""
 
+    #: Requests that may run beyond the limit, and bytes by which lines may be: for what a supervisor adds.
+    spare_inflight = 0
+    spare_line_bytes = 0
+    scheduler_type: type[Scheduler] = Scheduler
+
     def __init__(
         self, options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter
     ) -> None:
@@ -41,7 +47,7 @@ class Worker:
         self.registry = registry
         self._stats = Stats()
         self._loop = asyncio.new_event_loop()
-        self._decoder: Decoder = FRAMINGS[options.framing](options.max_line_bytes)
+        self._decoder: Decoder = FRAMINGS[options.framing](options.max_line_bytes + self.spare_line_bytes)
         self._code = Exit.INTERNAL
         self._stopped = False
         self._source = open_source(self._loop, stdin, self._received)
@@ -62,7 +68,7 @@ class Worker:
             watch_parent=options.parent_watch,
             on_broken=self._lifecycle.broken_from_thread,
             on_orphaned=self._lifecycle.orphaned_from_thread,
-            on_signal=self._lifecycle.signal_from_thread,
+            on_signal=self._signal_from_thread,
         )
 
     def _make_scheduler(self) -> Scheduler:
@@ -72,11 +78,11 @@ class Worker:
         )
         sessions = Sessions(
             chunk_format,
-            max_inflight=options.max_inflight,
+            max_inflight=options.max_inflight + self.spare_inflight,
             max_queued=options.max_queued,
             max_queued_bytes=options.max_queued_bytes,
         )
-        return Scheduler(
+        return self.scheduler_type(
             self._loop,
             self._outbox,
             sessions,
@@ -95,13 +101,16 @@ class Worker:
         """Say ``ready``, serve until the end, and give the exit code."""
         self._watcher.start()
         self._loop.set_exception_handler(_log_loop_error)
+        self._begin()
+        self._loop.run_forever()
+        self._close()
+        return self._code
+
+    def _begin(self) -> None:
         self._scheduler.announce(self._ready())
         self._lifecycle.start()
         self._source.start()
         self._loop.call_soon(self._preload)
-        self._loop.run_forever()
-        self._close()
-        return self._code
 
     def stats(self) -> dict[str, Any]:
         """The counters, and what is in flight now."""
@@ -134,6 +143,9 @@ class Worker:
             self._scheduler.receive(self._decoder.finish())
             self._lifecycle.input_ended()
 
+    def _signal_from_thread(self, count: int) -> None:
+        self._lifecycle.signal_from_thread(count)
+
     def _preload(self) -> None:
         """Import DSPy in the background when it is clear that it will be needed."""
         if self.options.preload or self.options.model is not None:
@@ -162,13 +174,18 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter) -> int:
     """Run a worker to its end and give the exit code."""
+    return run_to_the_end(lambda: Worker(options, registry, stdin, stdout, logs), logs)
+
+
+def run_to_the_end(make: Callable[[], Worker], logs: LogWriter) -> int:
+    """Set the process up for a worker, run it, and give the exit code."""
     # A thread that computes must not keep the loop waiting for Python's default of 5 ms.
     sys.setswitchinterval(0.001)
     # glibc gives memory over its trim threshold (128 KB) back to the kernel at every free, and the buffers
     # of a flush are faulted in again for the next. Freeing one large block raises the threshold for good.
     bytes(2 * 1024 * 1024)
     try:
-        return Worker(options, registry, stdin, stdout, logs).run()
+        return make().run()
     except Exception:
         log.critical("the worker failed", exc_info=True)
         return Exit.INTERNAL

@@ -70,7 +70,7 @@ async def bench_paced(args: PacedArgs) -> AsyncIterator[dict[str, Any]]:
         yield {"type": "chunk", "text": text}
 
 
-@bridge.command("bench_engine")
+@bridge.command("bench_engine", state="engine")
 async def bench_engine(args: EngineArgs, ctx: Context) -> None:
     """Choose what answers for the LM ``scripted`` from now on. Imports DSPy.
 

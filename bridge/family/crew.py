@@ -1,0 +1,325 @@
+"""The workers of a family: choosing one, keeping them alike, replacing those that die or are worn out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from bridge.family.child import Child, State
+from bridge.family.health import Health
+from bridge.family.inflow import DONE, Kind, News
+from bridge.family.member import HOST_ENDED
+from bridge.family.messages import Report
+from bridge.family.nursery import Nursery
+from bridge.family.obituary import death
+from bridge.family.shared_state import SharedState
+from bridge.family.template_process import TemplateProcess
+from bridge.options import ServeOptions
+from bridge.wire.framing import LENGTH_BYTES
+from bridge.worker.worker import HURRY_S
+
+if TYPE_CHECKING:
+    from bridge.family.relay import FamilyScheduler
+
+log = logging.getLogger("bridge.family")
+
+#: How long the requests of a dead worker wait to be told what it died of.
+STATUS_S: Final = 0.1
+#: How long, once the first worker is there, requests wait for the others: it would get all of them.
+ALL_THERE_S: Final = 0.25
+
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Crew:
+    """``options.workers`` workers. Loop thread only.
+
+    ``on_commands``, ``on_failure``: see :class:`bridge.family.nursery.Family`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: ServeOptions,
+        scheduler: FamilyScheduler,
+        on_commands: Callable[[Report], None],
+        on_failure: Callable[[int], None],
+    ) -> None:
+        self._loop = loop
+        self._options = options
+        self._scheduler = scheduler
+        self._outbox = scheduler.outbox
+        self._packets = options.framing == "packet4"
+        self._on_commands, self.start_failed = on_commands, on_failure
+        self._name = f"family-{os.urandom(6).hex()}"
+        self._turn = 0
+        self.children: list[Child] = []
+        self._dirty: set[Child] = set()
+        # The dead whose status is not known yet, and statuses of those whose socket is still open.
+        self._dead: dict[int, Child] = {}
+        self._statuses: dict[int, int] = {}
+        self._all_there = False
+        self._host_ended = False
+        self._nobody_left: asyncio.Future[None] | None = None
+        self.state = SharedState()
+        #: A call that sets state is on its way: nothing that came after it may begin.
+        self.setting = False
+        self._counts = Counter(died=0, hung=0, recycled=0)
+
+    def start(self, template: TemplateProcess) -> None:
+        """Begin to have workers."""
+        self._nursery = Nursery(self._loop, template, self)
+        Health(self._loop, self._options, self).start()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How workers ended: ``died``, ``hung``, ``recycled``; and ``template_restarts``."""
+        return {**self._counts, "template_restarts": self._nursery.restarts}
+
+    # ---- choosing ------------------------------------------------------------------------------
+
+    def open(self) -> bool:
+        """Whether a worker could take a request."""
+        return self._all_there and not self.setting and any(True for _ in self._able())
+
+    def choose(self, key: bytes) -> Child | None:
+        """The least busy worker, of equals the one that has waited longest; none that knows ``key``."""
+        able = [child for child in self._able() if key not in child.inflow.routes]
+        return min(able, key=lambda child: (child.load, child.turn), default=None)
+
+    def _able(self) -> Iterator[Child]:
+        for child in self.children:
+            if child.state is State.SERVING and not child.behind and not child.catching_up:
+                yield child
+
+    def took(self, child: Child) -> None:
+        """``child`` was given a request."""
+        self._turn += 1
+        child.turn = self._turn
+        child.load += 1
+        child.taken += 1
+        self._dirty.add(child)
+        if self._options.max_requests is not None and child.taken >= self._options.max_requests:
+            self.retire(child)
+
+    def let_go(self, child: Child) -> None:
+        """A request of ``child`` has ended."""
+        child.load -= 1
+        child.finished += 1
+        self._nursery.work_was_done()
+        if child.state is State.RETIRING and not child.load:
+            self._see_off(child)
+
+    def touch(self, child: Child) -> None:
+        """Something was sent to ``child``: it leaves with the next :meth:`flush`."""
+        self._dirty.add(child)
+
+    def flush(self) -> None:
+        """Write what workers were sent."""
+        while self._dirty:
+            self._dirty.pop().flush()
+
+    def ask(self, child: Child, command: str, args: Any, answer: Callable[[Any], None]) -> None:
+        """Make a request of the supervisor's own, see :meth:`Child.ask`."""
+        child.ask(command, args, answer, self._name)
+
+    def host_ended(self) -> None:
+        """The host can send nothing more."""
+        self._host_ended = True
+        for child in self.children:
+            child.send(HOST_ENDED)
+            self._dirty.add(child)
+        self.flush()
+
+    # ---- what workers say ----------------------------------------------------------------------
+
+    def relay(self, child: Child, news: News) -> bool:
+        """See :class:`bridge.family.child.Home`."""
+        outbox = self._outbox
+        if news.lines:
+            if self._packets:
+                for line in news.lines.split(b"\n")[:-1]:
+                    outbox.buffer += len(line).to_bytes(LENGTH_BYTES, "big")
+                    outbox.buffer += line
+            else:
+                outbox.buffer += news.lines
+            outbox.touch()
+        for route, line in news.ended:
+            self._scheduler.relayed(route, line)
+        for route, line in news.own:
+            if line.endswith(DONE):
+                route.owner(_decode(line))
+        for line in news.unbound:
+            self._heard(child, _decode(line)["type"])
+        if outbox.full:
+            outbox.when_room(child.resume)
+            return False
+        return True
+
+    def _heard(self, child: Child, what: str) -> None:
+        if what == "ready" and child.state is State.STARTING:
+            child.behind.extend(self.state.calls())
+            self._catch_up(child)
+        elif what == "retire" and not self._scheduler.draining:
+            self.retire(child)
+
+    # ---- state ---------------------------------------------------------------------------------
+
+    def was_set(self, command: str, args: dict[str, Any], lead: Child) -> None:
+        """``lead`` has made a call that sets state: the others are to follow."""
+        self.state.note(command, args)
+        for child in self.children:
+            if child is not lead and (child.state is State.SERVING or child.behind or child.catching_up):
+                child.behind.append((command, args))
+                self._catch_up(child)
+
+    def _catch_up(self, child: Child) -> None:
+        """Make the next call that ``child`` lacks; it serves when there is none left."""
+        if child.catching_up or child.state > State.SERVING:
+            return
+        if child.behind:
+            command, args = child.behind.popleft()
+            child.catching_up = True
+            self.ask(child, command, args, lambda answer: self._caught_up(child, command, answer))
+            return
+        child.state = State.SERVING
+        serving = sum(child.state is State.SERVING for child in self.children)
+        if serving == self._options.workers:
+            self._now_all_there()
+        elif serving == 1 and not self._all_there:
+            self._loop.call_later(ALL_THERE_S, self._now_all_there)
+        self._scheduler.promote()
+
+    def _now_all_there(self) -> None:
+        if not self._all_there:
+            self._all_there = True
+            self._scheduler.promote()
+
+    def _caught_up(self, child: Child, command: str, answer: Any) -> None:
+        child.catching_up = False
+        if answer is not None and answer["type"] in ("error", "cancelled"):
+            # It went well in another worker. A new one may do better; if not, its requests will tell.
+            log.error("%r failed in worker %s only: %s", command, child.pid, answer.get("error"))
+            if child.state is State.SERVING:
+                self.retire(child)
+        self._catch_up(child)
+
+    # ---- births --------------------------------------------------------------------------------
+
+    def commands_known(self, report: Report) -> None:
+        """See :class:`bridge.family.nursery.Family`."""
+        self.state.declare(report.states)
+        self._on_commands(report)
+
+    def can_fork(self) -> None:
+        """Have as many workers as there should be; one more while a worn-out one finishes."""
+        fresh = sum(child.state <= State.SERVING for child in self.children)
+        while self._nursery.open and fresh < self._options.workers >= len(self.children):
+            child = Child(self._loop, self)
+            self.children.append(child)
+            self._nursery.fork(child)
+            fresh += 1
+
+    def born(self, child: Child) -> None:
+        """See :class:`bridge.family.nursery.Family`."""
+        if self._host_ended:
+            child.send(HOST_ENDED)
+            child.flush()
+
+    def not_born(self, child: Child) -> None:
+        """See :class:`bridge.family.nursery.Family`."""
+        self._forget(child)
+        child.close()
+
+    # ---- ends ----------------------------------------------------------------------------------
+
+    def ended(self, child: Child) -> None:
+        """See :class:`bridge.family.child.Home`: a worker has closed its socket, as the dead do."""
+        if child not in self.children:
+            return
+        self._forget(child)
+        expected = child.state is State.LEAVING
+        child.close()
+        if expected:
+            self._counts["recycled"] += 1
+        else:
+            self._counts["hung" if child.hung else "died"] += 1
+            self._nursery.note_death(child)
+            log.warning("worker %s has %s", child.pid, "hung" if child.hung else "died")
+        self.can_fork()
+        if child.pid is None or child.pid in self._statuses or not child.inflow.routes:
+            self._bury(child)
+        else:
+            self._dead[child.pid] = child
+            self._loop.call_later(STATUS_S, self._bury, child)
+
+    def process_ended(self, pid: int, status: int) -> None:
+        """See :class:`bridge.family.nursery.Family`."""
+        if (dead := self._dead.get(pid)) is not None:
+            self._statuses[pid] = status
+            self._bury(dead)
+            return
+        child = next((child for child in self.children if child.pid == pid), None)
+        if child is not None:
+            self._statuses[pid] = status
+            while child.state is not State.GONE and child.read():
+                pass  # its last words
+            self.ended(child)  # in case a process that it started holds the socket open
+
+    def _forget(self, child: Child) -> None:
+        self.children.remove(child)
+        self._dirty.discard(child)
+        if not self.children and self._nobody_left is not None and not self._nobody_left.done():
+            self._nobody_left.set_result(None)
+
+    def _bury(self, child: Child) -> None:
+        """End what a dead worker had in hand."""
+        status = None
+        if child.pid is not None:
+            status = self._statuses.pop(child.pid, None)
+            self._dead.pop(child.pid, None)
+        routes = [*child.inflow.routes.values()]
+        child.inflow.routes.clear()
+        for route in routes:
+            if route.kind is Kind.OWN:
+                route.owner(None)
+            elif route.kind is Kind.HOST:
+                self._scheduler.orphaned(route, death(status, hung=child.hung))
+
+    def retire(self, child: Child) -> None:
+        """Give ``child`` nothing new; it ends when it has finished."""
+        if child.state <= State.SERVING and child.pid is not None:
+            child.state = State.RETIRING
+            if not child.load:
+                self._see_off(child)
+            self.can_fork()
+
+    def _see_off(self, child: Child) -> None:
+        child.leave()
+        self._loop.call_later(self._options.grace_ms / 1000, child.kill)
+
+    # ---- the family's end ----------------------------------------------------------------------
+
+    async def aclose(self, within_s: float) -> None:
+        """End all workers and the template, within ``within_s`` seconds; at once with 0."""
+        self._nursery.stop()
+        for child in [*self.children]:
+            if not within_s:
+                child.close()
+                continue
+            if child.inflow.routes:
+                child.send(b'{"command":"shutdown","args":{"mode":"abort"}}')
+            child.leave()
+        if within_s and self.children:
+            self._nobody_left = self._loop.create_future()
+            await asyncio.wait([self._nobody_left], timeout=within_s)
+        for child in self.children:
+            child.kill()
+            child.close()
+        self._nursery.close(HURRY_S)

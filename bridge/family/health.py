@@ -1,0 +1,72 @@
+"""Looking after workers: do they answer, and are they worn out?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from bridge.family.child import Child, State
+from bridge.options import MIB, ServeOptions
+
+log = logging.getLogger("bridge.family")
+
+#: How often that is looked at, at most, in seconds.
+TICK_S: Final = 2.0
+
+
+class Patients(Protocol):
+    """The workers, and what may be done about them."""
+
+    @property
+    def children(self) -> Sequence[Child]: ...
+
+    def ask(self, child: Child, command: str, args: Any, answer: Callable[[Any], None]) -> None: ...
+
+    def retire(self, child: Child) -> None: ...
+
+
+class Health:
+    """Kills workers whose loop answers nothing for ``hung_after_s``, and retires the worn out one by one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: ServeOptions, patients: Patients) -> None:
+        self._loop = loop
+        self._options = options
+        self._patients = patients
+        self._tick_s = min(TICK_S, options.hung_after_s / 4)
+
+    def start(self) -> None:
+        """Look again and again."""
+        self._loop.call_later(self._tick_s, self._tick)
+
+    def _tick(self) -> None:
+        children = self._patients.children
+        for child in children:
+            if child.state < State.LEAVING and child.pid is not None:
+                self._look_at(child, self._loop.time())
+        if all(child.state is not State.RETIRING for child in children):
+            worn = next((child for child in children if self._is_worn(child)), None)
+            if worn is not None:
+                self._patients.retire(worn)
+        self.start()
+
+    def _look_at(self, child: Child, now: float) -> None:
+        if child.stalled:
+            return  # it can not be heard while the host does not read
+        if child.asked is None:
+            if now - child.heard >= self._tick_s:
+                child.asked = now
+                self._patients.ask(child, "ping", {}, lambda _: None)
+        elif now - child.asked >= self._options.hung_after_s:
+            log.error("worker %s has not answered for %.1f s: it is killed", child.pid, now - child.heard)
+            child.hung = True
+            child.kill()
+
+    def _is_worn(self, child: Child) -> bool:
+        options = self._options
+        if child.state is not State.SERVING:
+            return False
+        if options.max_age_s is not None and child.age > options.max_age_s:
+            return True
+        return options.max_rss_mb is not None and child.rss_bytes() > options.max_rss_mb * MIB

@@ -1,0 +1,151 @@
+"""Where workers come from: the template, one fork after another, and a pause when they die too soon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final, Protocol
+
+from bridge.family.child import Child
+from bridge.family.messages import Report
+from bridge.family.template_process import TemplateProcess
+
+log = logging.getLogger("bridge.family")
+
+#: The pause before another fork when workers die as soon as they get work: doubled each time.
+BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 5.0
+#: A worker that has finished nothing counts as one of a crash loop if it dies younger than this, in
+#: seconds: while it works, and while it does not.
+YOUNG_S: Final = 10.0
+NEWBORN_S: Final = 1.0
+
+
+class Family(Protocol):
+    """What a nursery tells."""
+
+    def commands_known(self, report: Report) -> None:
+        """The template has loaded the commands."""
+
+    def start_failed(self, code: int) -> None:
+        """The template has ended, with the exit code ``code``, before it had loaded the commands."""
+
+    def can_fork(self) -> None:
+        """Workers can be forked now."""
+
+    def born(self, child: Child) -> None:
+        """``child`` is a process now."""
+
+    def not_born(self, child: Child) -> None:
+        """``child`` will be none."""
+
+    def process_ended(self, pid: int, status: int) -> None:
+        """A worker has ended with the status that waitpid(2) gave."""
+
+
+class Nursery:
+    """Has the template, starts it anew when it dies, and forks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, template: TemplateProcess, family: Family) -> None:
+        self._loop = loop
+        self._family = family
+        self._template: TemplateProcess | None = template
+        self._warm = False
+        self._told = False
+        self._closed = False
+        self._unborn: deque[Child] = deque()
+        self._pause: asyncio.TimerHandle | None = None
+        self._early_deaths = 0
+        #: How often the template was started anew.
+        self.restarts = 0
+        template.attach(loop, self._reported, self._template_ended)
+
+    @property
+    def open(self) -> bool:
+        """Whether workers can be forked now."""
+        return self._warm and self._pause is None and not self._closed
+
+    def fork(self, child: Child) -> None:
+        """Make ``child`` a process."""
+        self._unborn.append(child)
+        if len(self._unborn) == 1:
+            self._ask()
+
+    def stop(self) -> None:
+        """Fork no more."""
+        self._closed = True
+
+    def close(self, wait_s: float) -> None:
+        """Let the template go: it ends, and before it what is left of the workers, within ``wait_s`` or so."""
+        self._closed = True
+        if self._template is not None:
+            self._template.close()
+            self._template.wait(wait_s)
+
+    # ---- the template --------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if self._unborn and self._template is not None:
+            self._template.fork(self._unborn[0].theirs.fileno())
+
+    def _reported(self, report: Report, pidfd: int | None) -> None:
+        if report.commands is not None:
+            if not self._told:
+                self._told = True
+                self._family.commands_known(report)
+        elif report.warm is not None:
+            self._warm = True
+            self._family.can_fork()
+        elif report.born is not None:
+            child = self._unborn.popleft()
+            child.is_process(report.born, pidfd)
+            self._family.born(child)
+            self._ask()
+        elif report.died is not None:
+            self._family.process_ended(*report.died)
+
+    def _template_ended(self, code: int) -> None:
+        self._template, self._warm = None, False
+        while self._unborn:
+            self._family.not_born(self._unborn.popleft())
+        if self._closed:
+            return
+        if not self._told:
+            self._family.start_failed(code)
+            return
+        delay = min(MAX_BACKOFF_S, BACKOFF_S * 2**self.restarts)
+        self.restarts += 1
+        log.error("the process that forks workers has ended (%s): it is started anew in %.1f s", code, delay)
+        self._loop.call_later(delay, self._restart)
+
+    def _restart(self) -> None:
+        if not self._closed:
+            self._template = TemplateProcess()
+            self._template.attach(self._loop, self._reported, self._template_ended)
+
+    # ---- crash loops ---------------------------------------------------------------------------
+
+    def work_was_done(self) -> None:
+        """A worker has finished a request: this is no crash loop."""
+        self._early_deaths = 0
+
+    def note_death(self, child: Child) -> None:
+        """``child`` has died. The first is replaced at once; a row of them that did nothing waits longer and
+        longer."""
+        if child.finished or child.age > (YOUNG_S if child.load else NEWBORN_S):
+            return
+        self._early_deaths += 1
+        if self._early_deaths > 1 and self._pause is None:
+            delay = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (self._early_deaths - 2))
+            log.error(
+                "%d workers in a row have died before they finished a request: the next one starts in %.1f s",
+                self._early_deaths,
+                delay,
+            )
+            self._pause = self._loop.call_later(delay, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if self.open:
+            self._family.can_fork()

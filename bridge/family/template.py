@@ -1,0 +1,183 @@
+"""The template: imports everything once, has no thread and no open socket but its own, and forks workers.
+
+It talks to the supervisor over a socket that keeps the bounds of messages. ``fork`` comes with the socket
+of the worker to be; the answers are reports as JSON. When the supervisor is gone it sees
+to it that no worker stays behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from bridge.family.messages import FORK, MESSAGE_BYTES, Report
+from bridge.options import ServeOptions
+from bridge.registry import Registry
+from bridge.telemetry import LogWriter
+
+#: How long workers may take to end by themselves once the supervisor is gone.
+LEAVE_S: Final = 0.7
+
+
+class Template:
+    """See the module's words. ``control`` is the descriptor of the supervisor's socket."""
+
+    def __init__(self, options: ServeOptions, registry: Registry, logs: LogWriter, control: int) -> None:
+        self._options = options
+        self._registry = registry
+        self._logs = logs
+        self._control = socket.socket(fileno=control)
+        self._control.set_inheritable(False)
+        self._children: set[int] = set()
+        self._signals, self._wake = socket.socketpair()
+
+    def run(self) -> int:
+        """Until the supervisor closes its end: import, then fork whenever that is asked for. Gives
+        the exit code."""
+        self._take_signals()
+        self._tell(Report(commands=self._registry.names(), states=self._states()))
+        with _ending_with_parent():
+            started = time.monotonic()
+            self._warm()
+        self._tell(Report(warm=time.monotonic() - started))
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
+        while True:
+            poll.poll()
+            self._reap()
+            if not self._obey():
+                return self._leave()
+
+    def _take_signals(self) -> None:
+        """Be woken when a child ends. The supervisor alone takes the signals that mean the end."""
+        self._wake.setblocking(False)
+        self._signals.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            # A handler, not SIG_IGN: what is ignored stays so in programs that a worker starts.
+            signal.signal(number, lambda *_: None)
+
+    def _states(self) -> dict[str, tuple[str, Any]]:
+        states = {}
+        for command in self._registry:
+            if command.state is not None:
+                states[command.name] = (command.state, _default(command.args_type, command.state))
+        return states
+
+    def _warm(self) -> None:
+        from bridge.commands import warm
+
+        warm(self._options)
+        gc.collect()
+        gc.freeze()  # the workers' collectors look at none of it, so that its pages stay shared
+
+    def _obey(self) -> bool:
+        """Take one message if there is one; False when the supervisor is gone."""
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if message == FORK and fds:
+            self._fork(fds[0])
+            os.close(fds[0])
+        return bool(message)
+
+    def _fork(self, fd: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._be_worker(fd)
+        self._children.add(pid)
+        report = msgspec.json.encode(Report(born=pid))
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (OSError, AttributeError):  # no such call here: the supervisor does with the number
+            self._send(report, [])
+            return
+        self._send(report, [pidfd])
+        os.close(pidfd)
+
+    def _be_worker(self, fd: int) -> NoReturn:
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._control.close()
+            self._signals.close()
+            self._wake.close()
+            self._logs.renew(threaded=True)
+            from bridge.family.member import serve_member
+
+            code = serve_member(self._options, self._registry, fd, self._logs)
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        with suppress(BlockingIOError):
+            self._signals.recv(4096)
+        for pid in [*self._children]:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._children.discard(pid)
+                self._tell(Report(died=(pid, status)))
+
+    def _leave(self) -> int:
+        """The supervisor is gone, and the workers' sockets with it: end those that do not end of themselves
+        (a C call that never lets go of the GIL)."""
+        poll = select.poll()
+        poll.register(self._signals, select.POLLIN)
+        until = time.monotonic() + LEAVE_S
+        while self._children and (left := until - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self._reap()
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+        return 0
+
+    def _tell(self, report: Report) -> None:
+        self._send(msgspec.json.encode(report), [])
+
+    def _send(self, message: bytes, fds: list[int]) -> None:
+        with suppress(OSError):  # gone: the next poll tells
+            socket.send_fds(self._control, [message], fds)
+
+
+def _default(args_type: type, name: str) -> Any:
+    """What an args field is when it is left out, None when that has no value of its own."""
+    if args_type is not dict:
+        for field in msgspec.structs.fields(args_type):
+            if field.encode_name == name and not isinstance(field.default, msgspec.UnsetType):
+                return None if field.default is msgspec.NODEFAULT else field.default
+    return None
+
+
+@contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """While nothing is read, for the import: have the kernel end this process with the supervisor."""
+    _death_signal(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        _death_signal(0)
+
+
+def _death_signal(number: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(number), 0, 0, 0)

@@ -1,0 +1,87 @@
+"""The template as its supervisor sees it: starting it, asking it for workers, hearing of their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from bridge.cli.usage import Usage
+from bridge.family.messages import FORK, MESSAGE_BYTES, VARIABLE, Report
+
+_decode: Final = msgspec.json.Decoder(Report).decode
+
+
+class TemplateProcess:
+    """A running template. It is this very command line, started again and told by the environment to be one:
+    so it finds the same modules, whatever way the supervisor was started.
+
+    :raises Usage: where the system can not have one.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform != "linux":
+            raise Usage("--workers: several workers need Linux.")
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.set_inheritable(True)
+            environment = {**os.environ, VARIABLE: str(theirs.fileno())}
+            words = [sys.executable, *sys.orig_argv[1:]]
+            self.pid = os.posix_spawn(sys.executable, words, environment)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def attach(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_report: Callable[[Report, int | None], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        """Call ``on_report(report, pidfd)`` for what it tells, ``on_end(exit code)`` once it has ended."""
+        self._control.setblocking(False)
+        self._loop = loop
+        self._on_report, self._on_end = on_report, on_end
+        loop.add_reader(self._control, self._read)
+
+    def fork(self, fd: int) -> None:
+        """Ask for a worker on the socket ``fd``; ``born`` is the answer. One at a time."""
+        try:
+            socket.send_fds(self._control, [FORK], [fd])
+        except OSError:
+            return  # it is at its end: that is told soon
+
+    def close(self) -> None:
+        """Let it go: it ends, and before it the workers that have not ended."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._control)
+        self._control.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for its end, which is the end of all workers."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except (OSError, AttributeError):
+            return
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(timeout_s * 1000)
+        os.close(pidfd)
+
+    def _read(self) -> None:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, fds = b"", []
+        if message:
+            self._on_report(_decode(message), fds[0] if fds else None)
+            return
+        self.close()
+        _, status = os.waitpid(self.pid, 0)  # its socket is closed: it is ending, or has ended
+        self._on_end(os.waitstatus_to_exitcode(status))

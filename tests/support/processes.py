@@ -1,0 +1,48 @@
+"""Looking at the processes of a family from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from tests.support.worker import PATIENCE, Worker, alive
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is ``pid``, zombies left out."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [child for child in map(int, file.read().split()) if alive(child)]
+
+
+def template_of(family: Worker) -> int:
+    """The process that forks the workers."""
+    (template,) = children(family.pid)
+    return template
+
+
+def workers_of(family: Worker, count: int = 2) -> list[int]:
+    """The workers' pids, once there are ``count``."""
+    deadline = time.monotonic() + PATIENCE
+    while len(found := [child for pid in children(family.pid) for child in children(pid)]) != count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.005)
+    return found
+
+
+def everybody(family: Worker, count: int = 2) -> list[int]:
+    """All processes of a family."""
+    workers = workers_of(family, count)
+    return [family.pid, template_of(family), *workers]
+
+
+def wait_all_gone(pids: list[int], within_s: float) -> None:
+    """Wait until none of ``pids`` runs."""
+    deadline = time.monotonic() + within_s
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < deadline, f"still there after {within_s} s: {left}"
+        time.sleep(0.01)
+
+
+def descriptors(pid: int) -> int:
+    """How many a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
