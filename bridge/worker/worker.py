@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from typing import Any, Final
 
-from bridge._version import __version__
 from bridge.options import ServeOptions
 from bridge.registry import Registry
 from bridge.telemetry import LogWriter, Stats
 from bridge.wire.chunks import ChunkFormat
 from bridge.wire.framing import FRAMINGS, Decoder
-from bridge.wire.messages import PROTOCOL_VERSION
 from bridge.wire.session import Sessions
+from bridge.worker.announce import Signals
 from bridge.worker.lifecycle import Exit, Lifecycle
 from bridge.worker.outbox import Outbox
 from bridge.worker.scheduler import Scheduler
@@ -34,7 +32,13 @@ class Worker:
     """A worker on two descriptors. :meth:`run` returns the exit code."""
 
     def __init__(
-        self, options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter
+        self,
+        options: ServeOptions,
+        registry: Registry,
+        stdin: int,
+        stdout: int,
+        logs: LogWriter,
+        signals: Signals,
     ) -> None:
         self.options = options
         self._logs = logs
@@ -59,6 +63,7 @@ class Worker:
         self._watcher = Watcher(
             stdin,
             stdout,
+            signals,
             watch_parent=options.parent_watch,
             on_broken=self._lifecycle.broken_from_thread,
             on_orphaned=self._lifecycle.orphaned_from_thread,
@@ -91,11 +96,12 @@ class Worker:
             on_ended=lambda: self._lifecycle.request_ended(),
         )
 
-    def run(self) -> int:
-        """Say ``ready``, serve until the end, and give the exit code."""
+    def run(self, unsent: bytes = b"") -> int:
+        """Serve until the end and give the exit code. ``unsent``: what is left of ``ready``."""
         self._watcher.start()
         self._loop.set_exception_handler(_log_loop_error)
-        self._scheduler.announce(self._ready())
+        self._outbox.buffer += unsent
+        self._outbox.flush()
         self._lifecycle.start()
         self._source.start()
         self._loop.call_soon(self._preload)
@@ -114,16 +120,6 @@ class Worker:
             "bytes_written": self._outbox.bytes_written,
             "bytes_waiting": self._outbox.waiting,
             "log_lines_dropped": self._logs.dropped,
-        }
-
-    def _ready(self) -> dict[str, Any]:
-        return {
-            "type": "ready",
-            "protocol": PROTOCOL_VERSION,
-            "version": __version__,
-            "pid": os.getpid(),
-            "limits": self.options.limits(),
-            "commands": self.registry.names(),
         }
 
     def _received(self, data: bytes) -> None:
@@ -160,15 +156,23 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     log.error("%s", context.get("message"), exc_info=context.get("exception"))
 
 
-def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter) -> int:
-    """Run a worker to its end and give the exit code."""
+def serve(
+    options: ServeOptions,
+    registry: Registry,
+    stdin: int,
+    stdout: int,
+    logs: LogWriter,
+    signals: Signals,
+    unsent: bytes,
+) -> int:
+    """Run a worker that has been announced to its end and give the exit code."""
     # A thread that computes must not keep the loop waiting for Python's default of 5 ms.
     sys.setswitchinterval(0.001)
     # glibc gives memory over its trim threshold (128 KB) back to the kernel at every free, and the buffers
     # of a flush are faulted in again for the next. Freeing one large block raises the threshold for good.
     bytes(2 * 1024 * 1024)
     try:
-        return Worker(options, registry, stdin, stdout, logs).run()
+        return Worker(options, registry, stdin, stdout, logs, signals).run(unsent)
     except Exception:
         log.critical("the worker failed", exc_info=True)
         return Exit.INTERNAL
