@@ -20,6 +20,7 @@ from bridge.wire.framing import packet
 from bridge.wire.messages import MAX_COUNT, MAX_ID_BYTES, MAX_ID_INTEGER, Envelope, RequestId
 
 T = TypeVar("T")
+B = TypeVar("B", bytes, bytearray)
 
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_any: Final = msgspec.json.Decoder().decode
@@ -277,8 +278,8 @@ def unbound_chunk(payload: Any, *, packet4: bool) -> bytes:
     return packet(line) if packet4 else line + b"\n"
 
 
-def escape_separators(text: bytes) -> bytes:
-    """``text`` with U+2028, U+2029 and U+0085 written as escapes.
+def escape_separators(text: B) -> B:
+    """``text`` with U+2028, U+2029 and U+0085 written as escapes; itself when it has none.
 
     Outside strings JSON is ASCII, so replacing bytes is safe. Searching for one byte runs at memory speed,
     for two at a hundredth of it: first look whether the bytes the three consist of are there at all, then
