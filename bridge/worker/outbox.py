@@ -149,24 +149,23 @@ class Outbox:
 
     def _write_pending(self) -> int:
         written = self._sink.write(self._pending)
-        self._wrote(written, self._pending[written:])
+        self.bytes_written += written
+        self._pending = self._pending[written:]
+        if not self._pending:
+            self._pending_replies = 0
         return written
 
     def _write_buffer(self) -> int:
         """Write from the buffer itself; only what is left over is copied, for producers go on to fill it."""
         with memoryview(escape_separators(self.buffer) if self._escape else self.buffer) as data:
             written = self._sink.write(data)
-            rest = bytes(data[written:])
+            if written < len(data):
+                self._pending = memoryview(bytes(data[written:]))
+                self._pending_replies = self._replies
         self.buffer.clear()
-        self._pending_replies, self._replies = self._replies, 0
-        self._wrote(written, memoryview(rest))
-        return written
-
-    def _wrote(self, written: int, rest: memoryview) -> None:
+        self._replies = 0
         self.bytes_written += written
-        self._pending = rest
-        if not rest:
-            self._pending_replies = 0
+        return written
 
     def _resume(self) -> None:
         self._stalled = False
