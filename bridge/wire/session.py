@@ -164,7 +164,7 @@ class Stream:
         The caller has looked at :attr:`starved` first: credit goes below zero only for chunks that the
         protocol lets pass without.
         """
-        return self.put(self.encode(payload), out)
+        return self.put(self._format.encode(payload, len(self._head) + 3), out)
 
     def encode(self, payload: Any) -> bytes:
         """A payload made ready for :meth:`put`: :meth:`chunk` in two steps, for a lock around the second."""
