@@ -114,7 +114,7 @@ class Stream:
     async def send_all(self, chunks: AsyncIterator[Any], way: Way, pace: Pace) -> Any:
         """Send what ``chunks`` yields; gives the final one, None without one or once the request has ended.
 
-        The way of nearly all chunks is written out: it costs half of what its parts would as calls.
+        The way of nearly all chunks is written out: it costs two thirds of what its parts would as calls.
         """
         out, flush_bytes, small = way.buffer, way.flush_bytes, self._small
         left = LOOK
