@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bridge.wire.session import Stream
-
 if TYPE_CHECKING:
+    import logging
+
     from bridge.options import ServeOptions
     from bridge.registry import Registry
+    from bridge.wire.session import Stream
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_log = logging.getLogger("bridge.command")
+_TRACEPARENT = r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 
 
 class Host(Protocol):
@@ -83,13 +82,16 @@ class Context:
     def traceparent(self) -> str | None:
         """The request's W3C trace context; None when it had none or an invalid one."""
         value = self._stream.traceparent
-        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
+        return value if isinstance(value, str) and re.fullmatch(_TRACEPARENT, value) else None
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger whose records carry the request's id and command."""
         if self._logger is None:
-            self._logger = logging.LoggerAdapter(_log, {"request_id": self.id, "command": self.command})
+            import logging  # not before `ready`: every worker's start would pay for it
+
+            logger = logging.getLogger("bridge.command")
+            self._logger = logging.LoggerAdapter(logger, {"request_id": self.id, "command": self.command})
         return self._logger
 
     def label(self, name: str, value: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from enum import StrEnum
 from typing import Any
 
@@ -105,6 +104,8 @@ def invalid_args(message: str, path: str) -> BridgeError:
 
 def debug_details(error: BaseException) -> dict[str, str]:
     """What ``--debug`` adds to an error's details: the traceback, without secrets."""
+    import traceback  # not every worker has errors to show
+
     return {"traceback": redact_secrets("".join(traceback.format_exception(error)))}
 
 

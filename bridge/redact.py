@@ -12,17 +12,16 @@ MIN_SECRET_CHARS = 6
 _secrets: set[str] = set()
 _secret_pattern: re.Pattern[str] | None = None
 
+# Patterns are compiled where they are first used (`re` keeps them): no start waits for that.
 # Shapes providers give to keys, for keys that were never registered (one quoted in a provider's answer).
-_KEY_SHAPED = re.compile(
+_KEY_SHAPED = (
     r"\b(?:sk|pk|rk|gsk|xai|key|tok)-[A-Za-z0-9_\-*]{12,}|\bAIza[A-Za-z0-9_\-]{20,}"
     r"|(?i:\b(?:bearer|basic) )[A-Za-z0-9_\-.=+/]{12,}"
 )
 # An absolute path of two parts or more, also behind file://; not one that is part of another URL or word.
-_PATH = re.compile(
-    r"(?:file://|(?<![\w/.~])(?<!:/))(?:~|[A-Za-z]:)?(?:/[\w.\-+@%]+){2,}/?|(?<![\w/])~/[\w.\-+@%/]+"
-)
+_PATH = r"(?:file://|(?<![\w/.~])(?<!:/))(?:~|[A-Za-z]:)?(?:/[\w.\-+@%]+){2,}/?|(?<![\w/])~/[\w.\-+@%/]+"
 # Routes of web APIs look like paths and tell nothing of the machine.
-_ROUTE = re.compile(r"/(?:v\d\w*|api|chat|models|openai)/")
+_ROUTE = r"/(?:v\d\w*|api|chat|models|openai)/"
 
 
 def add_secret(value: str) -> None:
@@ -48,7 +47,7 @@ def redact(text: str) -> str:
     """``text`` without known secrets, key-shaped strings and absolute paths (their last part stays)."""
     text = redact_secrets(text)
     if "/" in text:
-        text = _PATH.sub(_shorten, text)
+        text = re.sub(_PATH, _shorten, text)
     return text
 
 
@@ -56,7 +55,7 @@ def redact_secrets(text: str) -> str:
     """``text`` without known secrets and key-shaped strings."""
     if _secret_pattern is not None:
         text = _secret_pattern.sub(REDACTED, text)
-    return _KEY_SHAPED.sub(REDACTED, text)
+    return re.sub(_KEY_SHAPED, REDACTED, text)
 
 
 def scrub(value: Any) -> Any:
@@ -82,6 +81,6 @@ def _scrub_member(key: Any, value: Any) -> Any:
 
 def _shorten(match: re.Match[str]) -> str:
     path = match.group()
-    if _ROUTE.match(path):
+    if re.match(_ROUTE, path):
         return path
     return path.rstrip("/").rsplit("/", 1)[-1]

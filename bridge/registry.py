@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum
-from typing import Any, TypeVar, overload
+from types import CodeType, FunctionType
+from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
@@ -92,6 +92,8 @@ class Command:
     @property
     def doc(self) -> str:
         """The handler's docstring, without indentation."""
+        import inspect  # see _plain_code
+
         return inspect.getdoc(self.handler) or ""
 
     @property
@@ -155,12 +157,14 @@ class Registry:
         """All names, in the order of registration."""
         return list(self._commands)
 
-    def check(self) -> None:
-        """Resolve every annotation now rather than at the first request.
+    def check(self, *, sound: Collection[str] = ()) -> None:
+        """Resolve every annotation now rather than at the first request, but for the commands ``sound``.
 
         :raises RegistrationError: see :attr:`Command.args_type`.
         """
         for command in self:
+            if command.name in sound:
+                continue
             try:
                 args_decoder(command.args_type)
             except TypeError as error:
@@ -235,7 +239,20 @@ def load_module(name: str) -> None:
         raise RegistrationError(f"the commands module {name!r} can not be loaded: {reason}") from error
 
 
+def _plain_code(handler: Callable[..., Any]) -> CodeType | None:
+    """The code of a function that nothing is wrapped around; None leaves the handler to ``inspect``.
+
+    Such a handler's flags and arguments stand in its code. Importing inspect for them would add a seventh
+    to the time to ``ready``.
+    """
+    return handler.__code__ if isinstance(handler, FunctionType) and not handler.__dict__ else None
+
+
 def _kind(handler: Callable[..., Any]) -> Kind:
+    if (code := _plain_code(handler)) is not None:
+        return next(kind for flag, kind in _FLAGS if code.co_flags & flag == flag)
+    import inspect
+
     function = handler
     while isinstance(function, functools.partial):
         function = function.func
@@ -248,14 +265,33 @@ def _kind(handler: Callable[..., Any]) -> Kind:
     return Kind.ASYNC_CALL if inspect.iscoroutinefunction(function) else Kind.SYNC_CALL
 
 
+#: The first flag of a code object that matches tells the kind (``inspect.CO_…``); generators that
+#: ``types.coroutine`` made have that of generators.
+_FLAGS: Final = (
+    (0x0200, Kind.ASYNC_STREAM),
+    (0x0020, Kind.SYNC_STREAM),
+    (0x0080, Kind.ASYNC_CALL),
+    (0, Kind.SYNC_CALL),
+)
+
+
 def _parameters(name: str, handler: Callable[..., Any]) -> list[str]:
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(handler).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind in positional]
+    names = _positional(handler)
     if len(names) > 2:
         message = f"the command {name!r} takes {len(names)} parameters; it gets (args) or (args, ctx)"
         raise RegistrationError(message)
     return names
+
+
+def _positional(handler: Callable[..., Any]) -> list[str]:
+    """The names of the parameters that may be given by position."""
+    if (code := _plain_code(handler)) is not None:
+        return list(code.co_varnames[: code.co_argcount])
+    import inspect
+
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(handler).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in positional]
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:

@@ -183,13 +183,8 @@ class LogStream:
         return self._fd
 
 
-def set_up_logging(*, level: str, as_json: bool, log_file: str | None, debug: bool) -> LogWriter:
-    """Send all logging, warnings and stray prints to stderr (or ``log_file``) as log lines.
-
-    :raises OSError: when ``log_file`` can not be opened for appending.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    fd = 2 if log_file is None else os.open(log_file, flags, 0o600)
+def set_up_logging(fd: int, *, level: str, as_json: bool, debug: bool) -> LogWriter:
+    """Send all logging, warnings and stray prints to ``fd`` as log lines."""
     writer = LogWriter(fd)
     root = logging.getLogger()
     root.handlers[:] = [LogHandler(writer, as_json=as_json, debug=debug)]
@@ -283,8 +278,3 @@ def rss_bytes() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def say(text: str) -> None:
-    """One line for a person, before logging is set up or when it can not be."""
-    os.write(2, (redact_secrets(text) + "\n").encode(errors="replace"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -39,6 +38,8 @@ def tool_names(options: ServeOptions) -> list[str]:
 
 
 def _functions(name: str) -> dict[str, Callable[..., Any]]:
+    import inspect  # only where there are such modules
+
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:

@@ -46,7 +46,7 @@ def test_a_quick_run_prints_a_table_and_writes_its_rows(tmp_path: Path) -> None:
         assert row["value"] > 0
         assert f"| {row['name']} |" in done.stdout
     assert rows["stream.async.80b"]["floor_value"] > 0
-    assert rows["start.ready"]["target"] == "ratio ≤ 1.5"
+    assert rows["start.ready"]["target"] == "ratio ≤ 1.3"
 
 
 def test_an_unknown_name_is_a_usage_error(tmp_path: Path) -> None:

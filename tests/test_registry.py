@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import types
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +12,8 @@ import msgspec
 import pytest
 
 from bridge import BridgeError, Chunk, Code, FinalChunk, command
-from bridge.registry import Command, Kind, RegistrationError, Registry, load_module
+from bridge.commands import MODULES
+from bridge.registry import Command, Kind, RegistrationError, Registry, default, load_module
 
 
 async def stream(args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -155,3 +158,33 @@ def test_a_module_that_can_not_be_loaded_is_named_with_the_reason() -> None:
         load_module("tests.support.broken_commands")
     with pytest.raises(RegistrationError, match="no_such_module_anywhere"):
         load_module("no_such_module_anywhere")
+
+
+async def keywords(args: Any, /, ctx: Any = None, *, flag: bool = False, **rest: Any) -> None:
+    """Parameters of all kinds."""
+
+
+@types.coroutine
+def old_coroutine(args: Any, *more: Any) -> Iterator[Any]:
+    yield args
+
+
+@pytest.mark.parametrize("handler", [stream, sync_stream, call, sync_call, keywords, old_coroutine])
+def test_what_a_plain_functions_code_tells_is_what_inspect_tells(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Command("x", handler)
+    monkeypatch.setattr(handler, "of_a_decorator", True, raising=False)
+    inspected = Command("x", handler)
+    assert (plain.kind, plain._parameters) == (inspected.kind, inspected._parameters)
+    parameters = inspect.signature(handler).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    assert plain._parameters == [each.name for each in parameters if each.kind in positional]
+
+
+def test_the_built_in_commands_are_sound() -> None:
+    """Their annotations are not looked at when a worker starts."""
+    for name in MODULES:
+        load_module(name)
+    default.check()
+    assert {"ping", "stream_predict_batch"} < set(default.names())

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from bridge import tool_threads
 from bridge._version import __version__
 from bridge.context import Context
 from bridge.registry import Command, command
@@ -100,6 +99,7 @@ def _schema(kind: type) -> dict[str, Any]:
 @command("stats")
 async def stats(args: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Tell the worker's counters: requests, chunks, bytes, errors, memory, and its language models."""
+    from bridge import tool_threads
     from bridge.dspy_runtime import loader
 
     told = ctx.worker.stats()

@@ -11,6 +11,7 @@ import msgspec
 from bridge.options import ServeOptions
 from bridge.registry import Registry
 from bridge.telemetry import LogWriter
+from bridge.worker.announce import Signals, ready_line
 from bridge.worker.watcher import die_with_parent
 from bridge.worker.worker import Worker, run_to_the_end
 
@@ -59,4 +60,9 @@ def serve_member(options: ServeOptions, registry: Registry, fd: int, logs: LogWr
         die_with_parent()
     if (numpy := sys.modules.get("numpy.random")) is not None:
         numpy.seed()  # as Python does for its own: workers are not to draw the same numbers
-    return run_to_the_end(lambda: Member(options, registry, fd, fd, logs), logs)
+    signals = Signals()
+    return run_to_the_end(
+        lambda: Member(options, registry, fd, fd, logs, signals),
+        logs,
+        ready_line(options, registry.names()),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +13,25 @@ VARIABLE: Final = "DSPY_BRIDGE_TEMPLATE_FD"
 #: Asks for a worker; the socket it is to have comes along.
 FORK: Final = b"fork"
 MESSAGE_BYTES: Final = 1 << 20
+
+
+def receive(control: socket.socket) -> tuple[bytes, int | None]:
+    """One message and the descriptor that came with it; the message is empty at the end.
+
+    (:func:`socket.recv_fds` of Python 3.11 does not pass its flags on: it can be told neither not to wait
+    nor to have descriptors closed on exec.)
+
+    :raises BlockingIOError: nothing is there, and the socket does not block.
+    """
+    try:
+        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return b"", None
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return message, fds[0] if fds else None
 
 
 class Report(msgspec.Struct, omit_defaults=True):

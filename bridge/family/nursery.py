@@ -77,7 +77,7 @@ class Nursery:
         self._closed = True
 
     def close(self, wait_s: float) -> None:
-        """Let the template go: it ends, and before it what is left of the workers, within ``wait_s`` or so."""
+        """Let the template go: it ends, and before it what is left of the workers, in ``wait_s`` or so."""
         self._closed = True
         if self._template is not None:
             self._template.close()

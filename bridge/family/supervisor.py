@@ -16,6 +16,7 @@ from bridge.family.template_process import TemplateProcess
 from bridge.options import ServeOptions
 from bridge.registry import Command, Registry, default
 from bridge.telemetry import LogWriter
+from bridge.worker.announce import Signals, ready_line
 from bridge.worker.lifecycle import Exit
 from bridge.worker.scheduler import Scheduler
 from bridge.worker.worker import END_S, Worker, run_to_the_end
@@ -36,12 +37,13 @@ class Supervisor(Worker):
         stdin: int,
         stdout: int,
         logs: LogWriter,
+        signals: Signals,
     ) -> None:
         self._template = template
         # The limits that wear a worker out are each worker's.
         own = msgspec.structs.replace(options, max_requests=None, max_rss_mb=None, max_age_s=None)
         self._family_options = options
-        super().__init__(own, Registry(), stdin, stdout, logs)
+        super().__init__(own, Registry(), stdin, stdout, logs, signals)
 
     def _make_scheduler(self) -> Scheduler:
         scheduler = super()._make_scheduler()
@@ -55,7 +57,7 @@ class Supervisor(Worker):
         )
         return scheduler
 
-    def _begin(self) -> None:
+    def _begin(self, unsent: bytes) -> None:
         """``ready`` waits for the commands' names, which the template tells."""
         self.crew.start(self._template)
 
@@ -69,7 +71,7 @@ class Supervisor(Worker):
                 self.registry.add(Command(name, self._family_stats))
             else:
                 self.registry.add(RemoteCommand(name, state=name in report.states))
-        super()._begin()
+        super()._begin(ready_line(self._family_options, self.registry.names()))
 
     async def _family_stats(self, args: dict[str, Any], ctx: Context) -> dict[str, Any]:
         return await family_stats(self.stats(), self.crew)
@@ -84,7 +86,12 @@ def _exit_code(code: int) -> Exit:
 
 
 def serve_family(
-    options: ServeOptions, template: TemplateProcess, stdin: int, stdout: int, logs: LogWriter
+    options: ServeOptions,
+    template: TemplateProcess,
+    stdin: int,
+    stdout: int,
+    logs: LogWriter,
+    signals: Signals,
 ) -> int:
     """Run a family of workers to its end and give the exit code."""
-    return run_to_the_end(lambda: Supervisor(options, template, stdin, stdout, logs), logs)
+    return run_to_the_end(lambda: Supervisor(options, template, stdin, stdout, logs, signals), logs)

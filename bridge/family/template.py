@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from bridge.family.messages import FORK, MESSAGE_BYTES, Report
+from bridge.family.messages import FORK, Report, receive
 from bridge.options import ServeOptions
 from bridge.registry import Registry
 from bridge.telemetry import LogWriter
@@ -38,6 +38,7 @@ class Template:
         self._logs = logs
         self._control = socket.socket(fileno=control)
         self._control.set_inheritable(False)
+        self._control.setblocking(False)
         self._children: set[int] = set()
         self._signals, self._wake = socket.socketpair()
 
@@ -85,14 +86,12 @@ class Template:
     def _obey(self) -> bool:
         """Take one message if there is one; False when the supervisor is gone."""
         try:
-            message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1, socket.MSG_DONTWAIT)
+            message, fd = receive(self._control)
         except BlockingIOError:
             return True
-        except OSError:
-            return False
-        if message == FORK and fds:
-            self._fork(fds[0])
-            os.close(fds[0])
+        if message == FORK and fd is not None:
+            self._fork(fd)
+            os.close(fd)
         return bool(message)
 
     def _fork(self, fd: int) -> None:
@@ -152,8 +151,10 @@ class Template:
         self._send(msgspec.json.encode(report), [])
 
     def _send(self, message: bytes, fds: list[int]) -> None:
+        self._control.setblocking(True)
         with suppress(OSError):  # gone: the next poll tells
             socket.send_fds(self._control, [message], fds)
+        self._control.setblocking(False)
 
 
 def _default(args_type: type, name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from bridge.cli.usage import Usage
-from bridge.family.messages import FORK, MESSAGE_BYTES, VARIABLE, Report
+from bridge.family.messages import FORK, VARIABLE, Report, receive
 
 _decode: Final = msgspec.json.Decoder(Report).decode
 
@@ -74,13 +74,11 @@ class TemplateProcess:
 
     def _read(self) -> None:
         try:
-            message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+            message, pidfd = receive(self._control)
         except BlockingIOError:
             return
-        except OSError:
-            message, fds = b"", []
         if message:
-            self._on_report(_decode(message), fds[0] if fds else None)
+            self._on_report(_decode(message), pidfd)
             return
         self.close()
         _, status = os.waitpid(self.pid, 0)  # its socket is closed: it is ending, or has ended

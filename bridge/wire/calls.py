@@ -7,7 +7,7 @@ from typing import Final
 
 from bridge.errors import BridgeError, Code
 
-_CALL_ID: Final = re.compile(r"c[1-9][0-9]{0,9}", re.ASCII)
+_CALL_ID: Final = r"(?a)c[1-9][0-9]{0,9}"
 
 
 class Calls:
@@ -38,7 +38,7 @@ class Calls:
         if call_id in self._open:
             self._open.discard(call_id)
             return True
-        if not strict or (_CALL_ID.fullmatch(call_id) and int(call_id[1:]) <= self._issued):
+        if not strict or (re.fullmatch(_CALL_ID, call_id) and int(call_id[1:]) <= self._issued):
             return False
         message = f"No tool call with the call_id {call_id[:80]!r} was made by this request."
         raise BridgeError(message, code=Code.INVALID_ARGS, details={"path": "$.args.call_id"})

@@ -14,9 +14,9 @@ import msgspec
 import orjson
 
 from bridge.errors import BridgeError, Code
-from bridge.wire.codec import ENCODE_OPTIONS, encode_plain, escape_separators, exceeds_depth
+from bridge.wire.codec import encode_plain, escape_separators, exceeds_depth, unbound_chunk
 from bridge.wire.fallback import convert, key_text, plain, struct_fields
-from bridge.wire.framing import LENGTH_BYTES
+from bridge.wire.framing import packet
 from bridge.wire.messages import Final_, RequestId
 
 RESERVED: Final = frozenset({"id", "seq", "done"})
@@ -24,7 +24,9 @@ COMMA: Final = ord(",")
 _DONE: Final = b',"done":true}\n'
 #: Room for ``seq``'s digits and ``done``, beyond the head and the payload.
 _AROUND: Final = 32
-LINE_OPTIONS: Final = ENCODE_OPTIONS | orjson.OPT_APPEND_NEWLINE
+LINE_OPTIONS: Final = (
+    orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_APPEND_NEWLINE
+)
 _dumps = orjson.dumps
 
 
@@ -72,7 +74,7 @@ class ChunkFormat:
         """Append an encoded payload behind its head, framed."""
         if self.packet4:
             end = _DONE[:-1] if done else b"}"
-            _append_packet(out, start + b"," + encoded[1:-2] + end)
+            out += packet(escape_separators(start + b"," + encoded[1:-2] + end))
             return
         out += start
         join = len(out)
@@ -83,11 +85,7 @@ class ChunkFormat:
 
     def append_unbound(self, out: bytearray, payload: Mapping[str, Any]) -> None:
         """Append a chunk that belongs to no request (``"id":null``, no ``seq``, no ``done``)."""
-        line = b'{"id":null,' + encode_plain(plain(payload, self._max_depth))[1:]
-        if self.packet4:
-            _append_packet(out, line)
-        else:
-            out += line + b"\n"
+        out += unbound_chunk(plain(payload, self._max_depth), packet4=self.packet4)
 
     def mapping(self, payload: Any) -> dict[str, Any]:
         """A handler's value as a chunk's fields: with a ``type``, without reserved keys."""
@@ -122,12 +120,6 @@ class ChunkFormat:
             if size > self._max_bytes:
                 return encode_plain(_too_long(payload, size, self._max_bytes)) + b"\n"
         return encoded
-
-
-def _append_packet(out: bytearray, line: bytes) -> None:
-    line = escape_separators(line)
-    out += len(line).to_bytes(LENGTH_BYTES, "big")
-    out += line
 
 
 def _too_long(payload: Any, size: int, maximum: int) -> dict[str, Any]:

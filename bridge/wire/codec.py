@@ -14,29 +14,30 @@ from collections.abc import Hashable
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
-import orjson
 
 from bridge.errors import BridgeError, Code, invalid_args
+from bridge.wire.framing import packet
 from bridge.wire.messages import MAX_COUNT, MAX_ID_BYTES, MAX_ID_INTEGER, Envelope, RequestId
 
 T = TypeVar("T")
+B = TypeVar("B", bytes, bytearray)
 
-ENCODE_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 _decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
 _SEPARATORS: Final = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 _encode_plain: Final = msgspec.json.Encoder(decimal_format="number").encode
 
+# Patterns are compiled where they are first used (`re` keeps them): no start waits for that.
 # Possessive quantifiers keep this linear on hostile input; an unterminated string matches to the end.
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_STRING: Final = rb'(?s)"(?:[^"\\]++|\\.)*+"?'
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
-_UNKNOWN_FIELD: Final = re.compile(r"unknown field `(.*)`$", re.DOTALL)
+_UNKNOWN_FIELD: Final = r"(?s)unknown field `(.*)`$"
 #: A name in an error message may come from a hostile line.
 _MAX_NAME_CHARS: Final = 200
 _OUT_OF_RANGE: Final = "Integer value out of range"
-_MISSING_FIELD: Final = re.compile(r"missing required field `(.*?)`")
+_MISSING_FIELD: Final = "missing required field `(.*?)`"
 
 
 class LineError(Exception):
@@ -204,10 +205,10 @@ def _explain(error: msgspec.ValidationError, root: str) -> tuple[str, str]:
         message, path = path, "$"
     path = path.rstrip("`").removeprefix("key in `")
     path = root + path[:_MAX_NAME_CHARS].removeprefix("$")
-    if unknown := _UNKNOWN_FIELD.search(message):
+    if unknown := re.search(_UNKNOWN_FIELD, message):
         name = unknown[1][:_MAX_NAME_CHARS]
         return f"Unknown field {name!r}.", f"{path}.{name}"
-    if missing := _MISSING_FIELD.search(message):
+    if missing := re.search(_MISSING_FIELD, message):
         return f"The field {missing[1]!r} is missing.", f"{path}.{missing[1]}"
     return f"{message.replace('`', '')[:1000]} at {path}.", path
 
@@ -255,7 +256,7 @@ def exceeds_depth(text: bytes, limit: int) -> bool:
     kept = len(text.replace(b"{", b"", limit + 1)) + len(text.replace(b"[", b"", limit + 1))
     if 2 * len(text) - kept <= limit:
         return False
-    brackets = _STRING.sub(b"", text).translate(_ONE_KIND, _NOT_BRACKETS)
+    brackets = re.sub(_STRING, b"", text).translate(_ONE_KIND, _NOT_BRACKETS)
     for _ in range(limit):
         if not brackets:
             return False
@@ -268,8 +269,17 @@ def encode_plain(value: Any) -> bytes:
     return _encode_plain(value)
 
 
-def escape_separators(text: bytes) -> bytes:
-    """``text`` with U+2028, U+2029 and U+0085 written as escapes.
+def unbound_chunk(payload: Any, *, packet4: bool) -> bytes:
+    """A chunk, framed, that belongs to no request: ``"id":null``, no ``seq``, no ``done``.
+
+    ``payload`` is a mapping that :func:`bridge.wire.fallback.plain` could have made.
+    """
+    line = escape_separators(b'{"id":null,' + _encode_plain(payload)[1:])
+    return packet(line) if packet4 else line + b"\n"
+
+
+def escape_separators(text: B) -> B:
+    """``text`` with U+2028, U+2029 and U+0085 written as escapes; itself when it has none.
 
     Outside strings JSON is ASCII, so replacing bytes is safe. Searching for one byte runs at memory speed,
     for two at a hundredth of it: first look whether the bytes the three consist of are there at all, then

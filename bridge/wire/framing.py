@@ -13,6 +13,11 @@ BOM: Final = b"\xef\xbb\xbf"
 LENGTH_BYTES: Final = 4
 
 
+def packet(frame: bytes) -> bytes:
+    """``frame`` behind its length."""
+    return len(frame).to_bytes(LENGTH_BYTES, "big") + frame
+
+
 class Oversized:
     """Stands in the stream of frames for one that was over the limit; its bytes are gone."""
 

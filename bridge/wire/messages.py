@@ -93,6 +93,11 @@ class Final_:
         self.payload = payload
 
 
+def is_final(payload: Any) -> bool:
+    """Whether a handler marked this as its request's last chunk."""
+    return isinstance(payload, (Final_, FinalChunk))
+
+
 def final(payload: Mapping[str, Any]) -> Final_:
     """Mark ``payload`` as the request's last chunk: ``yield final({"type": "complete", "total": 4})``."""
     return Final_(payload)

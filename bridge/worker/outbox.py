@@ -52,6 +52,7 @@ class Outbox:
         "_waking",
         "buffer",
         "bytes_written",
+        "flush_bytes",
         "full",
         "scheduled",
     )
@@ -72,6 +73,7 @@ class Outbox:
         self._on_replies = on_replies
         self._on_empty: list[Callable[[], None]] = []
         self.buffer = bytearray()
+        self.flush_bytes = FLUSH_BYTES
         self.scheduled = False
         self.full = False
         self.bytes_written = 0
@@ -111,10 +113,8 @@ class Outbox:
             self.full = self.full or self.waiting >= HIGH_WATER
             return
         while self._pending or self.buffer:
-            if not self._pending:
-                self._take_buffer()
             try:
-                written = self._sink.write(self._pending)
+                written = self._write_pending() if self._pending else self._write_buffer()
             except OSError:
                 self._break()
                 return
@@ -122,10 +122,6 @@ class Outbox:
                 self._stalled = True
                 self._sink.when_writable(self._resume)
                 break
-            self.bytes_written += written
-            self._pending = self._pending[written:]
-            if not self._pending:
-                self._pending_replies = 0
         self._after_write()
 
     @property
@@ -151,12 +147,25 @@ class Outbox:
         self._on_empty.append(callback)
         self.flush()
 
-    def _take_buffer(self) -> None:
-        # A copy, so that producers may hold on to the buffer: small beside the write that follows.
-        data = bytes(self.buffer)
+    def _write_pending(self) -> int:
+        written = self._sink.write(self._pending)
+        self.bytes_written += written
+        self._pending = self._pending[written:]
+        if not self._pending:
+            self._pending_replies = 0
+        return written
+
+    def _write_buffer(self) -> int:
+        """Write from the buffer itself; only what is left over is copied, for producers go on to fill it."""
+        with memoryview(escape_separators(self.buffer) if self._escape else self.buffer) as data:
+            written = self._sink.write(data)
+            if written < len(data):
+                self._pending = memoryview(bytes(data[written:]))
+                self._pending_replies = self._replies
         self.buffer.clear()
-        self._pending = memoryview(escape_separators(data) if self._escape else data)
-        self._pending_replies, self._replies = self._replies, 0
+        self._replies = 0
+        self.bytes_written += written
+        return written
 
     def _resume(self) -> None:
         self._stalled = False

@@ -11,16 +11,15 @@ from typing import Any, Final, Protocol
 from bridge.context import Context, WorkerView
 from bridge.errors import BridgeError, Code
 from bridge.registry import Command, Kind
-from bridge.wire.messages import Final_, FinalChunk
+from bridge.wire.messages import is_final
 from bridge.wire.session import Stream, overloaded
+from bridge.wire.way import LOOK
 from bridge.worker.outbox import FLUSH_BYTES, Outbox
 from bridge.worker.threads import HandlerThreads, ThreadChannel
 
-#: Chunks a stream may send before it gives the loop back.
-TURN: Final = 256
-#: Where (turn & mask) is 0, every 32 chunks, a stream looks whether the host has written: a poll(2) costs
-#: a microsecond, and a ping beside a flood need not wait for two turns.
-LOOK_MASK: Final = 31
+#: How often a stream looks whether the host has written before it gives the loop back all the same (after
+#: 256 chunks). Looking is a poll(2), which costs a microsecond; a ping beside a flood waits for no full turn.
+LOOKS: Final = 256 // LOOK
 
 
 class Home(Protocol):
@@ -67,11 +66,6 @@ def make_runner(home: Home, command: Command, stream: Stream) -> Runner:
     return kind(home, command, stream)
 
 
-def is_final(payload: Any) -> bool:
-    """Whether a handler marked this as its request's last chunk."""
-    return isinstance(payload, (Final_, FinalChunk))
-
-
 def result_payload(value: Any) -> Any:
     """The terminal chunk of a command that gives one answer."""
     if is_final(value):
@@ -105,6 +99,7 @@ class AsyncRunner:
         self._starving: list[asyncio.Future[None]] = []
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._no_answers: BridgeError | None = None
+        self._looks = LOOKS
 
     def start(self) -> None:
         self._task = self._home.loop.create_task(self._run())
@@ -141,7 +136,7 @@ class AsyncRunner:
     async def emit(self, payload: Any) -> None:
         stream, outbox = self._stream, self._home.outbox
         if outbox.full or (stream.credit is not None and stream.credit <= 0):
-            await self._clear_way()
+            await self.clear_way()
         if stream.chunk(payload, outbox.buffer) >= FLUSH_BYTES or not outbox.scheduled:
             outbox.touch()
 
@@ -166,8 +161,27 @@ class AsyncRunner:
         return outcome
 
     async def _run(self) -> None:
+        # Every call in here is a frame that each of the handler's awaits goes through: there are few.
+        payload: Any
         try:
-            payload = await self._outcome()
+            args = self._stream.take_args(self._command.args_type)
+            answer = self._command.call(args, Context(self._stream, self._home.view, self))
+            if self._command.kind is Kind.ASYNC_STREAM:
+                try:
+                    payload = await self._stream.send_all(answer, self._home.outbox, self)
+                finally:
+                    await answer.aclose()
+                if payload is None:
+                    payload = {"type": "complete"}
+            else:
+                payload = result_payload(await answer)
+        except BaseException as error:  # noqa: BLE001 - a SystemExit too ends its request, not the worker
+            payload = error
+        await self._end_with(payload)
+
+    async def _end_with(self, payload: Any) -> None:
+        """End the request with a payload, or with what the handler raised."""
+        try:
             # The terminal chunk needs no credit, but it too waits for a host that reads.
             while self._home.outbox.full and not self._stream.done:
                 await self._home.outbox.room()
@@ -180,43 +194,7 @@ class AsyncRunner:
         finally:
             self._wake_starving()
 
-    async def _outcome(self) -> Any:
-        """What the handler's request ends with: a payload, or what it raised."""
-        try:
-            args = self._stream.take_args(self._command.args_type)
-            answer = self._command.call(args, Context(self._stream, self._home.view, self))
-            if self._command.kind is Kind.ASYNC_STREAM:
-                return await self._send_all(answer)
-            return result_payload(await answer)
-        except BaseException as error:  # noqa: BLE001 - a SystemExit too ends its request, not the worker
-            return error
-
-    async def _send_all(self, chunks: Any) -> Any:
-        """Send what the generator yields; its final chunk, or a plain ``complete``."""
-        stream, outbox = self._stream, self._home.outbox
-        write, buffer = stream.chunk, outbox.buffer
-        turn = TURN
-        try:
-            async for payload in chunks:
-                if payload.__class__ is not dict and is_final(payload):
-                    return payload
-                if outbox.full or (stream.credit is not None and stream.credit <= 0):
-                    await self._clear_way()
-                position = write(payload, buffer)
-                if position >= FLUSH_BYTES or not outbox.scheduled:
-                    outbox.touch()
-                if position < 0:
-                    break  # it has ended, and the generator went on all the same
-                turn -= 1
-                # A full turn later the loop would run this task once more before it reads.
-                if not turn & LOOK_MASK and (not turn or self._home.input_waits()):
-                    turn = TURN
-                    await asyncio.sleep(0)
-        finally:
-            await chunks.aclose()
-        return {"type": "complete"}
-
-    async def _clear_way(self) -> None:
+    async def clear_way(self) -> None:
         """Wait for credit, and for a host that reads."""
         while not self._stream.done and (self._stream.starved or self._home.outbox.full):
             if self._home.outbox.full:
@@ -225,6 +203,13 @@ class AsyncRunner:
                 granted = self._home.loop.create_future()
                 self._starving.append(granted)
                 await granted
+
+    async def look(self) -> None:
+        """Give the loop back if the host has written, or if this stream has had its turn."""
+        self._looks -= 1
+        if not self._looks or self._home.input_waits():
+            self._looks = LOOKS
+            await asyncio.sleep(0)
 
 
 class ThreadRunner:

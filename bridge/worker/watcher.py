@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import stat
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from bridge import children
+from bridge.worker.announce import Signals
 
 #: How long the loop may take to end the process after the host's death or a second signal.
 OVERDUE_S: Final = 0.6
 #: Where the kernel has no pidfd, the parent is looked at this often.
 PARENT_CHECK_MS: Final = 250
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Watcher:
@@ -36,6 +35,7 @@ class Watcher:
         self,
         stdin: int,
         stdout: int,
+        signals: Signals,
         *,
         watch_parent: bool,
         on_broken: Callable[[], None],
@@ -47,31 +47,19 @@ class Watcher:
         self._on_broken = on_broken
         self._on_orphaned = on_orphaned
         self._on_signal = on_signal
-        self._signals = 0
-        self._parent = os.getppid() if watch_parent else 0
+        self._signals = signals
+        self._signalled = 0
+        self._parent = signals.parent if watch_parent else 0
         self._parent_fd: int | None = None
-        self._receive, self._wake = socket.socketpair()
 
     def start(self) -> None:
-        """Install the signal handlers and begin. Main thread only."""
-        self._wake.setblocking(False)
-        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            # The wake-up pipe does the work, even while the main thread is stuck in a call.
-            signal.signal(number, lambda *_: None)
-        os.register_at_fork(after_in_child=self._forget)
+        """Begin; what was signalled before is seen now."""
         threading.Thread(target=self._run, name="bridge-watcher", daemon=True).start()
-
-    def _forget(self) -> None:
-        """A forked child takes signals as any process does."""
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
 
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._stdout, 0)  # POLLERR and POLLHUP are always told
-        poll.register(self._receive, select.POLLIN)
+        poll.register(self._signals.fd, select.POLLIN)
         timeout = self._watch_parent(poll)
         while True:
             for fd, events in poll.poll(timeout):
@@ -108,10 +96,9 @@ class Watcher:
         self._on_orphaned(_can_bring_more(self._stdin))
 
     def _take_signals(self) -> None:
-        for number in self._receive.recv(64):
-            if number in SIGNALS:
-                self._signals += 1
-                self._on_signal(self._signals)
+        for _ in range(self._signals.take()):
+            self._signalled += 1
+            self._on_signal(self._signalled)
 
 
 def _can_bring_more(stdin: int) -> bool:

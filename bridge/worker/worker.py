@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from bridge._version import __version__
 from bridge.options import ServeOptions
 from bridge.registry import Registry
 from bridge.telemetry import LogWriter, Stats
 from bridge.wire.chunks import ChunkFormat
 from bridge.wire.framing import FRAMINGS, Decoder
-from bridge.wire.messages import PROTOCOL_VERSION
 from bridge.wire.session import Sessions
+from bridge.worker.announce import Signals
 from bridge.worker.lifecycle import Exit, Lifecycle
 from bridge.worker.outbox import Outbox
 from bridge.worker.scheduler import Scheduler
@@ -40,7 +38,13 @@ class Worker:
     scheduler_type: type[Scheduler] = Scheduler
 
     def __init__(
-        self, options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter
+        self,
+        options: ServeOptions,
+        registry: Registry,
+        stdin: int,
+        stdout: int,
+        logs: LogWriter,
+        signals: Signals,
     ) -> None:
         self.options = options
         self._logs = logs
@@ -65,6 +69,7 @@ class Worker:
         self._watcher = Watcher(
             stdin,
             stdout,
+            signals,
             watch_parent=options.parent_watch,
             on_broken=self._lifecycle.broken_from_thread,
             on_orphaned=self._lifecycle.orphaned_from_thread,
@@ -97,17 +102,18 @@ class Worker:
             on_ended=lambda: self._lifecycle.request_ended(),
         )
 
-    def run(self) -> int:
-        """Say ``ready``, serve until the end, and give the exit code."""
+    def run(self, unsent: bytes = b"") -> int:
+        """Serve until the end and give the exit code. ``unsent``: what is left of ``ready``."""
         self._watcher.start()
         self._loop.set_exception_handler(_log_loop_error)
-        self._begin()
+        self._begin(unsent)
         self._loop.run_forever()
         self._close()
         return self._code
 
-    def _begin(self) -> None:
-        self._scheduler.announce(self._ready())
+    def _begin(self, unsent: bytes) -> None:
+        self._outbox.buffer += unsent
+        self._outbox.flush()
         self._lifecycle.start()
         self._source.start()
         self._loop.call_soon(self._preload)
@@ -123,16 +129,6 @@ class Worker:
             "bytes_written": self._outbox.bytes_written,
             "bytes_waiting": self._outbox.waiting,
             "log_lines_dropped": self._logs.dropped,
-        }
-
-    def _ready(self) -> dict[str, Any]:
-        return {
-            "type": "ready",
-            "protocol": PROTOCOL_VERSION,
-            "version": __version__,
-            "pid": os.getpid(),
-            "limits": self.options.limits(),
-            "commands": self.registry.names(),
         }
 
     def _received(self, data: bytes) -> None:
@@ -172,20 +168,28 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     log.error("%s", context.get("message"), exc_info=context.get("exception"))
 
 
-def serve(options: ServeOptions, registry: Registry, stdin: int, stdout: int, logs: LogWriter) -> int:
-    """Run a worker to its end and give the exit code."""
-    return run_to_the_end(lambda: Worker(options, registry, stdin, stdout, logs), logs)
+def serve(
+    options: ServeOptions,
+    registry: Registry,
+    stdin: int,
+    stdout: int,
+    logs: LogWriter,
+    signals: Signals,
+    unsent: bytes,
+) -> int:
+    """Run a worker that has been announced to its end and give the exit code."""
+    return run_to_the_end(lambda: Worker(options, registry, stdin, stdout, logs, signals), logs, unsent)
 
 
-def run_to_the_end(make: Callable[[], Worker], logs: LogWriter) -> int:
-    """Set the process up for a worker, run it, and give the exit code."""
+def run_to_the_end(make: Callable[[], Worker], logs: LogWriter, unsent: bytes = b"") -> int:
+    """Set the process up for a worker, run it (see :meth:`Worker.run`), and give the exit code."""
     # A thread that computes must not keep the loop waiting for Python's default of 5 ms.
     sys.setswitchinterval(0.001)
     # glibc gives memory over its trim threshold (128 KB) back to the kernel at every free, and the buffers
     # of a flush are faulted in again for the next. Freeing one large block raises the threshold for good.
     bytes(2 * 1024 * 1024)
     try:
-        return make().run()
+        return make().run(unsent)
     except Exception:
         log.critical("the worker failed", exc_info=True)
         return Exit.INTERNAL

@@ -20,7 +20,9 @@ PIPE_BYTES: Final = 1024 * 1024
 TAIL_BYTES: Final = 4096
 #: Longer than this without a byte is a failure, not a measurement.
 PATIENCE_S: Final = 60.0
-#: The floor of every start: what the worker needs before it can do anything.
+#: The floors of every start: what the worker needs before it can say that it is ready, and before it can
+#: do anything.
+BARE_READY: Final = [sys.executable, "-c", "import msgspec, os; os.write(1, b'\\n'); os.read(0, 1)"]
 BARE_START: Final = [
     sys.executable,
     "-c",
@@ -39,9 +41,10 @@ def floor(*words: str) -> list[str]:
 
 
 def bench_worker(*flags: str) -> Child:
-    """A worker with the benchmarks' commands, past its ``ready``."""
+    """A worker with the benchmarks' commands, past its start: half of that comes after ``ready``."""
     child = Child(worker("--commands", "tests.benchmarks.commands", *flags))
-    child.lines(1)
+    child.request("ping")
+    child.lines(2)
     return child
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,16 +52,17 @@ async def get_state(args: Fields) -> Fields:
 async def die(args: Fields) -> AsyncIterator[Fields]:
     """Send ``chunks`` chunks and end the process: ``how`` is ``exit``, ``segfault``, ``kill`` or ``abort``.
 
-    With ``flag``, a path: only if there is no such file, which is then made.
+    With ``flag``, a path: only if there is no such directory, which is then made.
     """
     for number in range(args.get("chunks", 0)):
         yield {"type": "chunk", "n": number}
     await asyncio.sleep(args.get("pause_s", 0.02))  # what was sent leaves
     if (flag := args.get("flag")) is not None:
-        if Path(flag).exists():
+        try:
+            os.mkdir(flag)
+        except FileExistsError:
             yield {"type": "survived", "pid": os.getpid()}
             return
-        Path(flag).touch()
     _end(args["how"])
 
 
