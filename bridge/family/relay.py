@@ -28,7 +28,7 @@ from bridge.worker.scheduler import CANCELLED_BY_SHUTDOWN, Scheduler
 LATE_S: Final = 0.8
 #: How often a request may be begun with ``--retry-died``: one that kills its worker is not to kill them all.
 MAX_RUNS: Final = 2
-#: A request that waited no longer than this is passed on as it came.
+#: A request that waited no longer than this keeps the time it came with, in seconds.
 AT_ONCE_S: Final = 0.001
 
 
@@ -83,14 +83,13 @@ class Relay:
         line: bytes = stream.args
         if b"\n" in line:  # white space in a frame of --framing packet4
             line = line.replace(b"\n", b" ")
-        now = time.monotonic()
-        if self.runs == 1 and now - self._scheduler.began(stream) < AT_ONCE_S:
-            return line
         more = b""
         if stream.deadline is not None:
-            more = b',"timeout_ms":%d' % max(1, round((stream.deadline - now) * 1000))
-        if stream.credit is not None:
-            more += b',"credit":%d' % max(1, stream.credit)
+            now = time.monotonic()
+            if now - self._scheduler.began(stream) > AT_ONCE_S:
+                more = b',"timeout_ms":%d' % max(1, round((stream.deadline - now) * 1000))
+        if stream.credit is not None:  # there may have been grants meanwhile
+            more += b',"credit":%d' % stream.credit
         # Of a key that stands there twice the last one counts.
         return line.rstrip()[:-1] + more + b"}" if more else line
 
@@ -144,10 +143,12 @@ class FamilyScheduler(Scheduler):
     def make_controls(self, stats: Stats, on_shutdown: Callable[[str, float | None], None]) -> Controls:
         return FamilyControls(self, stats, on_shutdown)
 
-    def _admit(self, command: Command, request: Envelope, size: int) -> None:
+    def take_in(self, command: Command, request: Envelope, size: int) -> Stream:
         if isinstance(command, RemoteCommand):
             request.args = self.frame  # type: ignore[assignment]  # the worker gets the whole line
-        super()._admit(command, request, size)
+            return super().take_in(command, request, size)
+        # What tells how the family is must not wait for it.
+        return self.sessions.admit(request, time.monotonic(), size, at_once=True)
 
     def make_runner(self, command: Command, stream: Stream) -> Runner:
         if not isinstance(command, RemoteCommand):

@@ -274,10 +274,12 @@ class Sessions:
         """All requests that have not ended, oldest first."""
         return list(self._streams.values())
 
-    def admit(self, request: Envelope, now: float, size: int = 0, *, hold: bool = False) -> Stream:
+    def admit(
+        self, request: Envelope, now: float, size: int = 0, *, hold: bool = False, at_once: bool = False
+    ) -> Stream:
         """Take in a request whose line has ``size`` bytes; its state tells whether it may run at once.
 
-        ``hold``: let it wait although a slot is free.
+        ``hold``: let it wait although a slot is free. ``at_once``: run it although none is.
 
         :raises BridgeError: ``duplicate_id``, or ``overloaded`` when neither a slot nor a place in the
             queue is free.
@@ -285,7 +287,7 @@ class Sessions:
         if request.id in self._streams:
             raise duplicate_id(request.id)
         stream = Stream(request, self.format, now, size)
-        if self.running < self._max_inflight and not self.queued and not hold:
+        if at_once or (self.running < self._max_inflight and not self.queued and not hold):
             self._run(stream)
         else:
             self._enqueue(stream)
@@ -344,7 +346,8 @@ class Sessions:
         self.running += 1
 
     def _enqueue(self, stream: Stream) -> None:
-        if self.queued >= self._max_queued:
+        # Those that wait although slots are free take these, not the queue's places.
+        if self.queued >= self._max_queued + max(0, self._max_inflight - self.running):
             raise overloaded(f"{self.queued} requests are waiting already", "max_queued", self._max_queued)
         if self.queued_bytes + stream.weight > self._max_queued_bytes:
             waiting = f"{self.queued_bytes} bytes of args are waiting already"

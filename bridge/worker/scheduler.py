@@ -148,7 +148,7 @@ class Scheduler:
 
     def _admit(self, command: Command, request: Envelope, size: int) -> None:
         # Before a host that does not read nothing is begun: its results would only fill the memory.
-        stream = self.sessions.admit(request, time.monotonic(), size, hold=self.held())
+        stream = self.take_in(command, request, size)
         self._wait_for_room()
         self._stats.accepted += 1
         self._began[stream.id] = time.monotonic()
@@ -160,6 +160,10 @@ class Scheduler:
         if stream.state is State.RUNNING:
             self._start(command, stream)
         self._on_accepted()
+
+    def take_in(self, command: Command, request: Envelope, size: int) -> Stream:
+        """Give a request its place, see :meth:`Sessions.admit`."""
+        return self.sessions.admit(request, time.monotonic(), size, hold=self.held())
 
     def _answer_inline(self, command: Command, request: Envelope) -> None:
         stream = Stream(request, self.sessions.format, 0.0)

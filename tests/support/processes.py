@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from tests.support.worker import PATIENCE, Worker, alive
@@ -27,6 +28,28 @@ def workers_of(family: Worker, count: int = 2) -> list[int]:
         assert time.monotonic() < deadline, found
         time.sleep(0.005)
     return found
+
+
+def all_serving(family: Worker, count: int = 2) -> list[int]:
+    """The workers' pids, once ``count`` of them take requests."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        rows = family.call("stats")["workers"]
+        serving = [row["pid"] for row in rows if row["state"] == "serving"]
+        if len(serving) == count:
+            return serving
+        assert time.monotonic() < deadline, rows
+
+
+def kill_workers(family: Worker, count: int = 2) -> list[int]:
+    """Kill all workers and wait until others serve; gives the pids of the dead."""
+    dead = all_serving(family, count)
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while {*all_serving(family, count)} & {*dead}:
+        assert time.monotonic() < deadline
+    return dead
 
 
 def everybody(family: Worker, count: int = 2) -> list[int]:

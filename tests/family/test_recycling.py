@@ -1,0 +1,91 @@
+"""Limits for each worker: recycled one at a time, with no request lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+
+from tests.family.conftest import Family
+from tests.support.processes import template_of, workers_of
+from tests.support.worker import PATIENCE, Worker
+
+
+def recycled(worker: Worker, at_least: int) -> dict[str, int]:
+    """Wait until so many workers were recycled."""
+    deadline = time.monotonic() + PATIENCE
+    while (told := worker.call("stats")["family"])["recycled"] < at_least:
+        assert time.monotonic() < deadline, told
+    return dict(told)
+
+
+def test_max_requests_is_each_workers(family: Family) -> None:
+    worker = family("--max-requests", "5")
+    ids = [worker.request("kit.where", {"pause_ms": 1}) for _ in range(60)]
+    ends = [worker.collect(request)[-1] for request in ids]
+    assert {end["type"] for end in ends} == {"result"}, "none is lost"
+    served = Counter(end["pid"] for end in ends)
+    assert max(served.values()) <= 5
+    assert len(served) >= 12
+    assert recycled(worker, 10)["died"] == 0
+
+
+def test_a_worker_for_each_request(family: Family) -> None:
+    worker = family("--max-requests", "1")
+    pids = [worker.call("kit.where")["pid"] for _ in range(12)]
+    assert len({*pids}) == 12
+
+
+def test_a_long_stream_goes_on_in_a_worn_out_worker(family: Family) -> None:
+    worker = family("--max-age-s", "0.5")
+    old = {*workers_of(worker)}
+    worker.request("kit.count", {"n": 300, "pause_ms": 10}, id="long")
+    worker.type("chunk", "long")
+    recycled(worker, 1)
+    assert [chunk["n"] for chunk in worker.collect("long")[:-1]][-1] == 299
+    deadline = time.monotonic() + PATIENCE
+    while old & {*workers_of(worker)}:
+        worker.call("kit.where")
+        assert time.monotonic() < deadline
+
+
+def test_no_more_than_one_more_process_than_workers(family: Family) -> None:
+    worker = family("--workers", "3", "--max-age-s", "0.2")
+    for number in range(3):
+        worker.request("kit.hold", {"gate": f"g{number}"}, id=f"h{number}")
+        worker.type("started", f"h{number}")
+    most = 0
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        worker.call("kit.where")
+        with open(f"/proc/{template_of(worker)}/task/{template_of(worker)}/children") as file:
+            most = max(most, len(file.read().split()))
+    assert most <= 4 + 1  # one that has ended may be there for a moment
+    for number in range(3):
+        worker.control("cancel", target=f"h{number}")
+        assert worker.collect(f"h{number}")[-1]["type"] == "cancelled"
+
+
+def test_a_worker_that_has_grown_is_replaced(family: Family) -> None:
+    worker = family("--max-rss-mb", "200")
+    grown = worker.call("kit.where")["pid"]
+    worker.request("kit.grow", {"mb": 250}, id="grow")
+    assert worker.collect("grow")[-1]["type"] == "result"
+    recycled(worker, 1)
+    deadline = time.monotonic() + PATIENCE
+    while any(row.get("rss_mb", 0) > 200 for row in worker.call("stats")["workers"]):
+        assert time.monotonic() < deadline
+    assert grown
+
+
+def test_a_worker_that_gets_sigterm_finishes_and_is_replaced(family: Family) -> None:
+    worker = family()
+    worker.request("kit.count", {"n": 100, "pause_ms": 10}, id="long")
+    worker.type("chunk", "long")
+    row = next(row for row in worker.call("stats")["workers"] if row["in_flight"])
+    os.kill(row["pid"], signal.SIGTERM)
+    assert worker.collect("long")[-1]["type"] == "complete"
+    recycled(worker, 1)
+    assert row["pid"] not in workers_of(worker)
+    assert worker.process.poll() is None
