@@ -29,7 +29,7 @@ def _packet(method: str, params: dict[str, Any], **fields: Any) -> bytes:
 THREADS = Dialect(
     "threads",
     lambda count, text: _line(id="r1", count=count, text=text),
-    _line(id="r1", count=0, text="80b"),
+    _line(id="r1"),
 )
 
 MCP = Dialect(

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
 
 from tests.benchmarks.child import Child, bench_worker, request_line
+from tests.benchmarks.payloads import TEXTS
 
 PROGRAMS = "tests.benchmarks.peers.programs"
+#: What every answer holds.
+ANSWER = TEXTS["80b"].encode()
+#: Longer than this a host does not take to end.
+PATIENCE_S = 10.0
 #: A pipe's usual size.
 BUFFER_BYTES = 64 * 1024
 #: Reads so many lines, which must be all there is.
@@ -61,6 +67,7 @@ class LineServer:
             child.send(data)
             child.lines(feeds)
         self.answer(1)
+        assert ANSWER in child.tail, child.tail
         self.pid = child.process.pid
         self.ready_ms = (time.perf_counter() - started) * 1e3
 
@@ -76,7 +83,7 @@ class LineServer:
         return statistics.median(trips) * 1e6
 
 
-@contextmanager
+@contextlib.contextmanager
 def line_server(dialect: Dialect, python: str) -> Iterator[Server]:
     """Run the dialect's program with ``python``."""
     started = time.perf_counter()
@@ -111,12 +118,23 @@ class HostedServer:
         return said
 
 
-@contextmanager
+@contextlib.contextmanager
 def hosted_server(words: list[str], python: str) -> Iterator[Server]:
     """Run a host with ``python``, and with it its server, which ends when the host does."""
     program, *rest = words
     with Child([python, "-m", f"{PROGRAMS}.{program}", *rest]) as host:
-        yield HostedServer(host)
+        try:
+            yield HostedServer(host)
+        finally:
+            _finish(host)
+
+
+def _finish(host: Child) -> None:
+    """Let it end by itself, which it does when its stdin ends: its server and its socket go with it."""
+    assert host.process.stdin
+    host.process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        host.process.wait(PATIENCE_S)
 
 
 def count_lines(child: Child) -> ReadLines:
@@ -148,12 +166,14 @@ def _each_line(child: Child, use: Callable[[bytes], object]) -> ReadLines:
 class Worker:
     """The worker, read as its peer is."""
 
-    def __init__(self, child: Child, read: ReadLines, started: float) -> None:
-        self._child, self._read = child, read
+    def __init__(self, child: Child, reading: Callable[[Child], ReadLines], started: float) -> None:
+        self._child = child
         self._answer = request_line("bench_answer")
-        self.answer(1)
+        child.timed_lines(self._answer, 1)
+        assert ANSWER in child.tail, child.tail
         self.pid = child.process.pid
         self.ready_ms = (time.perf_counter() - started) * 1e3
+        self._read = reading(child)
 
     def stream(self, count: int, text: str) -> float:
         """See :class:`Server`."""
@@ -173,9 +193,9 @@ class Worker:
         return time.perf_counter() - started
 
 
-@contextmanager
+@contextlib.contextmanager
 def worker(reading: Callable[[Child], ReadLines]) -> Iterator[Server]:
     """Run ``python -m bridge`` with the benchmarks' commands, read with ``reading``."""
     started = time.perf_counter()
     with bench_worker() as child:
-        yield Worker(child, reading(child), started)
+        yield Worker(child, reading, started)
