@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL)
+PEERS := .bench/peers
 
-.PHONY: demo test lint format bench setup docs lock clean
+.PHONY: demo test lint format bench bench-peers setup docs lock clean
 
 demo: $(VENV)/.run
 	@MODEL='$(MODEL)' API_BASE='$(API_BASE)' BRIDGE='$(BIN)/dspy-bridge' examples/shell/demo.sh
@@ -24,6 +26,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
 
+bench-peers: $(VENV)/.dev $(PEERS)/.installed
+	$(BIN)/python -m tests.benchmarks.peers
+
 setup: $(VENV)/.dev $(VENV)/.tools
 
 docs: $(VENV)/.dev
@@ -33,7 +38,7 @@ lock:
 	.ci/lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps below are written last, so that an interrupted install is taken up again.
 $(VENV)/bin/python:
@@ -53,4 +58,10 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.tools: .ci/tools | $(VENV)/bin/python
 	@.ci/tools
+	@touch $@
+
+$(PEERS)/.installed: tests/benchmarks/peers/requirements.txt
+	@echo 'Installing what the worker is compared with into $(PEERS) ...'
+	@.ci/venv '$(PYTHON)' '$(PEERS)'
+	@$(PEERS)/bin/python $(INSTALL) --only-binary :all: --require-hashes -r $<
 	@touch $@

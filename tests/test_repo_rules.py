@@ -209,9 +209,10 @@ def test_the_core_needs_three_distributions() -> None:
     assert "Apache License" in text_of("LICENSE")
 
 
-def test_the_lock_has_names_versions_and_hashes_only() -> None:
+@pytest.mark.parametrize("path", ["requirements.lock", "tests/benchmarks/peers/requirements.txt"])
+def test_the_lock_has_names_versions_and_hashes_only(path: str) -> None:
     line = re.compile(r"#.*|[a-z0-9.\-]+==[\w.]+(?: ; [^#\\]+)? \\|    --hash=sha256:[0-9a-f]{64}(?: \\)?")
-    lock = text_of("requirements.lock")
+    lock = text_of(path)
     assert not [text for text in lock.splitlines() if not line.fullmatch(text)]
     assert "://" not in lock
 

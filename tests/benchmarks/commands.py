@@ -58,6 +58,12 @@ def bench_stream_sync(args: StreamArgs) -> Iterator[dict[str, Any]]:
         yield {"type": "chunk", "text": text}
 
 
+@bridge.command("bench_answer")
+async def bench_answer() -> dict[str, Any]:
+    """One short answer."""
+    return {"text": TEXTS["80b"]}
+
+
 @bridge.command("bench_paced")
 async def bench_paced(args: PacedArgs) -> AsyncIterator[dict[str, Any]]:
     """A stream that waits before each chunk."""
