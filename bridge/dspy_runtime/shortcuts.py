@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import threading
 import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -29,7 +30,7 @@ KNOWN = frozenset({"3.4.1"})
 MAX_KEPT = 256
 #: Requests hold a response format, of 100 KB or so, each.
 MAX_REQUESTS = 64
-MAX_TYPES = 1024
+MAX_TYPES = 512
 
 _log = logging.getLogger("bridge.dspy")
 
@@ -43,23 +44,25 @@ class Patch(NamedTuple):
 
 
 class Kept(OrderedDict[Hashable, Any]):
-    """Answers by key, the least recently used dropped first."""
+    """Answers by key, the least recently used dropped first. Used in any thread."""
 
     def __init__(self, size: int = MAX_KEPT) -> None:
         super().__init__()
         self._size = size
+        self._lock = threading.Lock()
 
     def find(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The answer of ``key``; ``make()`` gives it the first time. What it raises is not kept."""
-        try:
-            found = self[key]
-        except KeyError:
-            found = self[key] = make()
+        with self._lock:
+            if key in self:
+                self.move_to_end(key)
+                return self[key]
+        made = make()
+        with self._lock:
+            self[key] = made
             if len(self) > self._size:
                 self.popitem(last=False)
-        else:
-            self.move_to_end(key)
-        return found
+        return made
 
 
 def install() -> bool:
@@ -159,6 +162,8 @@ def canonical(original: Any) -> Any:
                 lambda: replace(original(call, compat=compat), system=None, messages=nothing),
             )
         except TypeError:  # a setting that can not be a key
+            return original(call, compat=compat)
+        if request.config.extensions:  # whatever these are, they are that one call's own
             return original(call, compat=compat)
         system, *turns = messages
         return replace(

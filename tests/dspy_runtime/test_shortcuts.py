@@ -7,6 +7,8 @@ import importlib
 import itertools
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -97,6 +99,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"response_format": Outputs},
     {"rollout_id": 3, "temperature": 0.7},
     {"metadata": {"a": "b"}, "user": "me"},
+    {"verbosity": "low"},
     {"nonsense": 1},
 ]
 
@@ -253,6 +256,19 @@ def test_what_is_kept_is_bounded() -> None:
     with pytest.raises(LookupError):
         kept.find("failed", lambda: [][0])
     assert "failed" not in kept
+
+
+def test_threads_may_ask_at_once() -> None:
+    kept = shortcuts.Kept(4)
+
+    def ask_often(seed: int) -> None:
+        for number in range(3000):
+            key = (seed + number * 7) % 9
+            assert kept.find(key, partial(int, key)) == key
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask_often, range(8)))
+    assert len(kept) == 4
 
 
 def test_sorted_fields_are_the_signatures() -> None:
