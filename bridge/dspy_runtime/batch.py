@@ -20,6 +20,51 @@ MIN_LOOK_AHEAD = 64
 TURNS = 4
 
 
+class Turns:
+    """At most ``each`` turns in one tick of the loop; who comes later in it waits for another.
+
+    Most turns are taken without a wait where they are taken one after the other, by tasks that did not have
+    to wait in between: such a task goes on, while those that wait are let in one a tick.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._left = each
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+        self._taken_at_once = True
+
+    async def take(self) -> None:
+        """Have a turn."""
+        if self._left:
+            self._left -= 1
+            self._taken_at_once = True
+            self._schedule()
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next_tick)
+
+    def _next_tick(self) -> None:
+        self._scheduled = False
+        self._left = self._each
+        let_in = 1 if self._taken_at_once else max(1, self._each - 1)
+        self._taken_at_once = False
+        while self._waiting and let_in:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # cancelled meanwhile
+                waiter.set_result(None)
+                self._left -= 1
+                let_in -= 1
+        if self._left < self._each:
+            self._schedule()
+
+
 class Outcome(msgspec.Struct):
     """What became of one item: ``output`` or ``error``, and what its LM calls cost."""
 
@@ -43,7 +88,7 @@ class Batch:
         self._next_in_order = 0
         self._ready: deque[Outcome] = deque()
         self._early: dict[int, Outcome] = {}
-        self._turns = asyncio.Semaphore(TURNS)
+        self._turns = Turns(TURNS)
         self._room = asyncio.Event()
         self._news = asyncio.Event()
         self._crash: BaseException | None = None
@@ -83,8 +128,7 @@ class Batch:
         """The next item to run, once there is room for its result; None when there is none left."""
         # An LM that answers at once would otherwise never let another request have the loop, nor would a
         # thousand workers that are all ready.
-        async with self._turns:
-            await asyncio.sleep(0)
+        await self._turns.take()
         while self._begun < self._total and not self.stopped:
             if self._has_room():
                 self._begun += 1
@@ -99,7 +143,10 @@ class Batch:
             self._errors += 1
             if self._max_errors is not None and self._errors >= self._max_errors:
                 self.stopped = True
-        if self._ordered:
+        if self._ordered and outcome.index == self._next_in_order and not self._early:
+            self._next_in_order += 1
+            self._ready.append(outcome)
+        elif self._ordered:
             self._early[outcome.index] = outcome
             while self._next_in_order in self._early:
                 self._ready.append(self._early.pop(self._next_in_order))

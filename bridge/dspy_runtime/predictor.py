@@ -10,6 +10,7 @@ import dspy
 from bridge.dspy_runtime.batch import Batch, Outcome
 from bridge.dspy_runtime.errors import to_bridge_error
 from bridge.dspy_runtime.json_schema import to_plain
+from bridge.dspy_runtime.signature_fields import sort_fields
 from bridge.dspy_runtime.usage import CallUsage, add, no_usage
 from bridge.errors import BridgeError, invalid_args
 
@@ -57,7 +58,9 @@ def _make(name: str, signature: type[dspy.Signature], *, native: bool) -> dspy.M
                 "$.args.signature",
             )
         if REASONING not in signature.output_fields:
-            return dspy.ChainOfThought(signature, rationale_field_type=dspy.Reasoning if native else str)
+            program = dspy.ChainOfThought(signature, rationale_field_type=dspy.Reasoning if native else str)
+            sort_fields(program.predict.signature)
+            return program
     return dspy.Predict(signature)
 
 

@@ -7,7 +7,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from bridge.dspy_runtime import adapters, executor
+from bridge.dspy_runtime import adapters, executor, shortcuts
 from bridge.dspy_runtime.lm import LmStore
 from bridge.dspy_runtime.lm_build import is_plain
 from bridge.dspy_runtime.mcp_servers import McpServers
@@ -37,6 +37,7 @@ class Runtime:
         self.tools = ToolShelf(options, self.mcp)
         self._inline = _inline_steps()
         _allow_long_events()
+        shortcuts.install()
 
     def adapter(self, name: str) -> Adapter:
         """The shared adapter ``chat``, ``json`` or ``xml``."""

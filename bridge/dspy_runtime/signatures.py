@@ -19,6 +19,7 @@ from dspy.adapters.utils import annotation_allows_none
 from bridge.dspy_runtime import json_keywords, json_schema
 from bridge.dspy_runtime.errors import first_problem
 from bridge.dspy_runtime.media import member, readers
+from bridge.dspy_runtime.signature_fields import sort_fields
 from bridge.dspy_runtime.signature_text import split_field, split_signature
 from bridge.dspy_runtime.specs import SignatureSpec
 from bridge.dspy_runtime.type_text import parse_type
@@ -221,8 +222,7 @@ def _signature(fields: dict[str, Any], instructions: str | None) -> type[dspy.Si
             for side in ("input", "output")
         }
         instructions = f"Given the fields {names['input']}, produce the fields {names['output']}."
-    made: type[dspy.Signature] = dspy.Signature(fields, instructions)
-    return made
+    return sort_fields(dspy.Signature(fields, instructions))
 
 
 def _field(make: Any, settings: dict[str, Any]) -> Any:

@@ -36,13 +36,17 @@ class CallUsage(UsageTracker):  # type: ignore[misc] # DSPy is untyped
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         """Count one LM call; ``usage_entry`` is the provider's report in OpenAI's terms, possibly empty."""
-        inputs = _count(usage_entry, "prompt_tokens", "input_tokens")
-        outputs = _count(usage_entry, "completion_tokens", "output_tokens")
+        get = usage_entry.get
+        inputs, outputs, both = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+        if not type(inputs) is type(outputs) is type(both) is int:  # as they mostly are
+            inputs = _count(usage_entry, "prompt_tokens", "input_tokens")
+            outputs = _count(usage_entry, "completion_tokens", "output_tokens")
+            both = _count(usage_entry, "total_tokens")
         usage = self.usage
         usage["calls"] += 1
         usage["input_tokens"] += inputs
         usage["output_tokens"] += outputs
-        usage["total_tokens"] += _count(usage_entry, "total_tokens") or inputs + outputs
+        usage["total_tokens"] += both or inputs + outputs
 
     def take(self) -> Usage:
         """The usage since the last ``take``."""

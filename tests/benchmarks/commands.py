@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
@@ -23,18 +24,23 @@ class StreamArgs(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PacedArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """``count`` chunks, one every ``period_s``: on a timetable, or after a sleep of that length."""
+    """``count`` chunks, one every ``period_s``: on a timetable, or after a sleep of that length.
+
+    ``due``: each tells when it was due, in nanoseconds of the monotonic clock.
+    """
 
     count: int
     period_s: float
     timetable: bool
     text: str = "80b"
+    due: bool = False
 
 
 class EngineArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """``scripted``: the engine of the product; ``instant``: the benchmarks' own."""
+    """``scripted``: the engine of the product; ``instant``: the benchmarks' own, after ``latency_s``."""
 
     engine: Literal["scripted", "instant"]
+    latency_s: float = 0.0
 
 
 @bridge.command("bench_stream")
@@ -73,7 +79,7 @@ async def bench_paced(args: PacedArgs) -> AsyncIterator[dict[str, Any]]:
     for _ in range(args.count):
         due += args.period_s
         await asyncio.sleep(max(0.0, due - loop.time()) if args.timetable else args.period_s)
-        yield {"type": "chunk", "text": text}
+        yield {"type": "chunk", "text": text, **({"due": int(due * 1e9)} if args.due else {})}
 
 
 @bridge.command("bench_engine", state="engine")
@@ -89,8 +95,8 @@ async def bench_engine(args: EngineArgs, ctx: Context) -> None:
     if not _original:
         _original.append(scripted.AsyncScriptedEngine)
     await loader.runtime(ctx.options)
-    instant = args.engine == "instant"
-    vars(scripted)["AsyncScriptedEngine"] = AsyncInstantEngine if instant else _original[0]
+    instant = functools.partial(AsyncInstantEngine, latency_s=args.latency_s)
+    vars(scripted)["AsyncScriptedEngine"] = instant if args.engine == "instant" else _original[0]
 
 
 _original: list[Any] = []

@@ -1,7 +1,9 @@
-"""An LM that answers at once with the same words, for measuring what is around it. Imports DSPy."""
+"""An LM that gives the same words, at once or after a while, to measure what is around it. Imports DSPy."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -17,10 +19,15 @@ def _response(request: Any) -> Any:
 
 
 class InstantEngine:
-    """For DSPy's synchronous calls, which the benchmarks do not make."""
+    """For DSPy's synchronous calls. ``latency_s``: how long an answer takes."""
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self._latency_s = latency_s
 
     def complete(self, request: Any) -> Any:
         """The answer."""
+        if self._latency_s:
+            time.sleep(self._latency_s)
         return _response(request)
 
     def stream(self, request: Any) -> Iterator[Any]:
@@ -34,11 +41,14 @@ class InstantEngine:
 class AsyncInstantEngine:
     """For DSPy's asynchronous calls. ``engine`` is what the scripted one is given; it is not used."""
 
-    def __init__(self, engine: object = None) -> None:
+    def __init__(self, engine: object = None, latency_s: float = 0.0) -> None:
         self._engine = engine
+        self._latency_s = latency_s
 
     async def complete(self, request: Any) -> Any:
         """The answer."""
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
         return _response(request)
 
     def stream(self, request: Any) -> AsyncIterator[Any]:

@@ -1,19 +1,21 @@
-"""A thousand streams at a time."""
+"""A thousand streams at a time, and ten thousand."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 
 from tests.benchmarks.child import Child, bench_worker, floor, request_line
-from tests.benchmarks.measure import Row, Settings, Target, in_turn
+from tests.benchmarks.measure import Row, Settings, Target, in_turn, percentile
 
 STREAMS = 1000
 CHUNKS = 100
 RATE = 300_000
 PERIOD_S = 0.01
 PACED_S = 3.0
+SLACK_MS = 250
 
 
 def _run(worker: Child, command: str, args: dict[str, object], chunks: int) -> float:
@@ -79,4 +81,60 @@ class Paced:
             yield pair.row(self.name, "chunks/s", "bare asyncio tasks, sleeping", cpu_us=cpu)
 
 
-BENCHMARKS = [Burst(yielding=False), Burst(yielding=True), Paced(timetable=True), Paced(timetable=False)]
+class Deadlines:
+    """10,000 streams of a chunk a second for five seconds, each with a deadline a quarter of a second later.
+
+    That quarter is for all but the pauses between the chunks: 10,000 requests come at once.
+    """
+
+    name = "paced.10k"
+
+    def __call__(self, settings: Settings) -> Iterator[Row]:
+        """How many missed their deadline; how late the chunks came to the host, in ms."""
+        streams, chunks = settings.scaled(10_000), 2 if settings.quick else 5
+        args: dict[str, object] = {"count": chunks, "period_s": 1.0, "timetable": True, "due": True}
+        timeout_ms = chunks * 1000 + SLACK_MS
+        lines = b"".join(
+            request_line("bench_paced", args, id=f"r{number}", timeout_ms=timeout_ms)
+            for number in range(streams)
+        )
+        with bench_worker("--max-inflight", str(streams)) as worker:
+            before = worker.cpu_s()
+            missed, late_ms = _read_paced(worker, lines, streams)
+            cpu = (worker.cpu_s() - before) * 1e6 / max(1, len(late_ms))
+        extra = {
+            "streams": streams,
+            "slack_ms": SLACK_MS,
+            "late_p50_ms": percentile(late_ms, 50),
+            "late_p99_ms": percentile(late_ms, 99),
+            "late_most_ms": max(late_ms),
+            "cpu_us": cpu,
+        }
+        yield Row(self.name, missed, "missed", None, None, None, Target("value", 0, at_most=True), extra)
+
+
+def _read_paced(worker: Child, lines: bytes, streams: int) -> tuple[int, list[float]]:
+    """Run the requests to their ends: how many did not end well, and how late each chunk was."""
+    writer = threading.Thread(target=worker.send, args=(lines,))
+    writer.start()
+    late_ms: list[float] = []
+    done = well = 0
+    rest = b""
+    while done < streams:
+        size = worker.take()
+        now = time.monotonic_ns()
+        whole, _, rest = (rest + worker.block[:size]).rpartition(b"\n")
+        late_ms.extend((now - int(due)) / 1e6 for due in re.findall(rb'"due":(\d+)', whole))
+        done += whole.count(b'"done":true')
+        well += whole.count(b'"type":"complete"')
+    writer.join()
+    return done - well, late_ms
+
+
+BENCHMARKS = [
+    Burst(yielding=False),
+    Burst(yielding=True),
+    Paced(timetable=True),
+    Paced(timetable=False),
+    Deadlines(),
+]

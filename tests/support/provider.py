@@ -226,7 +226,7 @@ class Provider:
         except ValueError:
             body = raw
         with self._changed:
-            request = Recorded(len(self.requests), method, path, headers, body)
+            request = Recorded(len(self.requests), method, path, headers, body, raw)
             self.requests.append(request)
             self._changed.notify_all()
         return request

@@ -9,13 +9,14 @@ from typing import Any
 
 @dataclass
 class Recorded:
-    """A request as it came: header names in lower case, the body decoded if it is JSON."""
+    """A request as it came: header names in lower case, the body decoded if it is JSON, and its bytes."""
 
     number: int
     method: str
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
     @property
     def user(self) -> str:
