@@ -82,6 +82,16 @@ class Crew:
         """How workers ended: ``died``, ``hung``, ``recycled``; and ``template_restarts``."""
         return {**self._counts, "template_restarts": self._nursery.restarts}
 
+    @property
+    def size(self) -> int:
+        """How many workers there should be."""
+        return self._options.workers
+
+    @property
+    def serving(self) -> int:
+        """How many workers take requests."""
+        return sum(child.state is State.SERVING for child in self.children)
+
     # ---- choosing ------------------------------------------------------------------------------
 
     def open(self) -> bool:
@@ -189,10 +199,9 @@ class Crew:
             self.ask(child, command, args, lambda answer: self._caught_up(child, command, answer))
             return
         child.state = State.SERVING
-        serving = sum(child.state is State.SERVING for child in self.children)
-        if serving == self._options.workers:
+        if self.serving == self.size:
             self._now_all_there()
-        elif serving == 1 and not self._all_there:
+        elif self.serving == 1 and not self._all_there:
             self._loop.call_later(ALL_THERE_S, self._now_all_there)
         self._scheduler.promote()
 

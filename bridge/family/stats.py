@@ -17,7 +17,8 @@ SUMMED: Final = ("rss_mb", "threads", "late_tool_results", "abandoned_threads", 
 
 
 async def family_stats(own: dict[str, Any], crew: Crew) -> dict[str, Any]:
-    """What one worker tells, for all together, with ``family`` (counts of ends) and ``workers`` (rows).
+    """What one worker tells, for all together, with ``family`` (how many, and how they ended)
+    and ``workers`` (rows).
 
     A row has ``pid``, ``state``, ``in_flight``, ``taken``, ``age_s``, and what the worker told itself;
     ``answers`` is false where it did not in time.
@@ -32,7 +33,7 @@ async def family_stats(own: dict[str, Any], crew: Crew) -> dict[str, Any]:
         **own,
         **sums,
         "dspy": _dspy([row["dspy"] for row in told]),
-        "family": {"workers": len(rows), **crew.counts},
+        "family": {"workers": crew.size, "serving": crew.serving, **crew.counts},
         "workers": [_row(child, row) for child, row in rows],
     }
 

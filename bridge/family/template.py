@@ -48,6 +48,8 @@ class Template:
         self._take_signals()
         self._tell(Report(commands=self._registry.names(), states=self._states()))
         with _ending_with_parent():
+            if self._supervisor_is_gone():  # before the kernel was asked
+                return 0
             started = time.monotonic()
             self._warm()
         self._tell(Report(warm=time.monotonic() - started))
@@ -68,6 +70,11 @@ class Template:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             # A handler, not SIG_IGN: what is ignored stays so in programs that a worker starts.
             signal.signal(number, lambda *_: None)
+
+    def _supervisor_is_gone(self) -> bool:
+        poll = select.poll()
+        poll.register(self._control, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def _states(self) -> dict[str, tuple[str, Any]]:
         states = {}

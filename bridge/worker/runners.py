@@ -12,7 +12,8 @@ from bridge.context import Context, WorkerView
 from bridge.errors import BridgeError, Code
 from bridge.registry import Command, Kind
 from bridge.wire.messages import is_final
-from bridge.wire.session import Stream, overloaded
+from bridge.wire.session import Stream
+from bridge.wire.sessions import overloaded
 from bridge.wire.way import LOOK
 from bridge.worker.outbox import FLUSH_BYTES, Outbox
 from bridge.worker.threads import HandlerThreads, ThreadChannel

@@ -19,7 +19,8 @@ from bridge.wire.messages import (
     Envelope,
     RequestId,
 )
-from bridge.wire.session import Sessions, State, Stream, duplicate_id
+from bridge.wire.session import State, Stream
+from bridge.wire.sessions import Sessions, duplicate_id
 from bridge.worker.controls import Controls
 from bridge.worker.outbox import Outbox
 from bridge.worker.runners import NO_HOST, Runner, make_runner, result_payload

@@ -13,7 +13,7 @@ from bridge.registry import Registry
 from bridge.telemetry import LogWriter, Stats
 from bridge.wire.chunks import ChunkFormat
 from bridge.wire.framing import FRAMINGS, Decoder
-from bridge.wire.session import Sessions
+from bridge.wire.sessions import Sessions
 from bridge.worker.announce import Signals
 from bridge.worker.lifecycle import Exit, Lifecycle
 from bridge.worker.outbox import Outbox

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.kit import load_cases, run_case
 from tests.family.conftest import WITHOUT_DSPY, Family
-from tests.support.processes import everybody, template_of, wait_all_gone, workers_of
+from tests.support.processes import all_serving, everybody, template_of, wait_all_gone, workers_of
 from tests.support.worker import PATIENCE, ROOT, command_line, environment, run, types
 
 # A gate is one process's: what waits there and what opens it may be in two workers of a family.
@@ -89,11 +89,19 @@ def test_stats_are_summed_with_a_row_for_each_worker(family: Family) -> None:
     assert sum(row["chunks"] for row in rows) == 37 + told["requests"]["failed"] - 1
     assert {(row["state"], row["in_flight"], row["answers"]) for row in rows} == {("serving", 0, True)}
     assert told["rss_mb"] > max(row["rss_mb"] for row in rows)
-    assert told["family"] == {"workers": 2, "died": 0, "hung": 0, "recycled": 0, "template_restarts": 0}
+    assert told["family"] == {
+        "workers": 2,
+        "serving": 2,
+        "died": 0,
+        "hung": 0,
+        "recycled": 0,
+        "template_restarts": 0,
+    }
 
 
 def test_a_worker_that_is_busy_has_a_row_too(family: Family) -> None:
     worker = family()
+    all_serving(worker)
     worker.request("fam.burn", {"seconds": 2.5}, id="b")
     rows = worker.call("stats")["workers"]
     assert sorted((row["in_flight"], row["answers"]) for row in rows) == [(0, True), (1, False)]

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from bridge.errors import BridgeError, Code
 from bridge.wire.chunks import ChunkFormat
 from bridge.wire.messages import Envelope, RequestId
-from bridge.wire.session import Sessions, State, Stream
+from bridge.wire.session import State, Stream
+from bridge.wire.sessions import Sessions
 from tests.support.wirecheck import Checker, Key, key_of
 
 INFLIGHT, QUEUED, QUEUED_BYTES = 3, 4, 60
