@@ -36,7 +36,11 @@ class Terminal(msgspec.Struct):
     """What must be known of a terminal chunk; all else in it is skipped, whatever it is."""
 
     type: str
-    code: str = ""
+    code: msgspec.Raw = msgspec.Raw(b'""')
+
+    def counted(self) -> dict[str, str]:
+        """As the counters want it."""
+        return {"type": self.type, "code": bytes(self.code).decode().strip('"')}
 
 
 _decode_terminal: Final = msgspec.json.Decoder(Terminal).decode
@@ -101,10 +105,15 @@ class Relay:
 
     def give_up(self) -> None:
         """The host is told without the worker: what that still says is dropped."""
-        if self.child is not None:
-            self.route.kind = Kind.GHOST
-            self.stream.resume_at(self.route.chunks)
-            self._scheduler.crew.let_go(self.child)
+        crew = self._scheduler.crew
+        if self.child is None:
+            return
+        self.route.kind = Kind.GHOST
+        self.stream.resume_at(self.route.chunks)
+        crew.let_go(self.child)
+        if self.sets_state:
+            crew.setting = False
+            crew.retire(self.child)  # it may be set there yet, and nowhere else
 
     def grant(self, count: int | None) -> None:
         """Workers are told by themselves."""
@@ -153,8 +162,7 @@ class FamilyScheduler(Scheduler):
     def make_runner(self, command: Command, stream: Stream) -> Runner:
         if not isinstance(command, RemoteCommand):
             return super().make_runner(command, stream)
-        relay = self._again.pop(stream.id, None) if self._again else None
-        return relay or Relay(self, command, stream)
+        return self._again.pop(stream.id, None) or Relay(self, command, stream)
 
     def promote(self) -> None:
         super().promote()
@@ -184,7 +192,7 @@ class FamilyScheduler(Scheduler):
         self.sessions.release(stream)
         stream.resume_at(route.chunks)
         self.crew.let_go(child)
-        self.ended(stream, {"type": last.type, "code": last.code})
+        self.ended(stream, last.counted())
 
     def orphaned(self, route: Route, error: BridgeError) -> None:
         """The worker that ran it is dead."""
@@ -204,6 +212,10 @@ class FamilyScheduler(Scheduler):
             stream.resume_at(route.chunks)
             self.failed(stream, error)
         self.promote()
+
+    def ended(self, stream: Stream, payload: Any) -> None:
+        self._again.pop(stream.id, None)  # it may have ended while it waited
+        super().ended(stream, payload)
 
     # ---- ends ----------------------------------------------------------------------------------
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 from tests.family.conftest import Family
-from tests.support.processes import kill_workers
+from tests.support.processes import all_serving, kill_workers
 from tests.support.worker import Worker
 
 SCRIPTED = {"model": "scripted", "script": [{"outputs": {"answer": "42"}}]}
@@ -106,3 +107,19 @@ def test_a_configured_language_model_is_every_workers(family: Family) -> None:
     }
     assert worker.call("configure", {"lm": {"model": ""}})["type"] == "error"
     assert answers() == {"42"}
+
+
+def test_a_setting_that_gets_stuck_holds_the_family_up_no_longer_than_it_may(family: Family) -> None:
+    worker = family()
+    all_serving(worker)
+    worker.request("fam.set", {"value": "stuck", "block_s": 3}, id="set")
+    waits = worker.request("fam.get")
+    while not any(row["in_flight"] for row in worker.call("stats")["workers"]):
+        pass
+    begin = time.monotonic()
+    worker.control("cancel", target="set")
+    assert worker.collect("set")[-1]["type"] == "cancelled"
+    assert worker.collect(waits)[-1]["state"] == {}
+    assert time.monotonic() - begin < 2.5
+    kill_workers(worker)
+    assert seen_everywhere(worker) == [{}, {}]
