@@ -69,12 +69,13 @@ def _start_family(options: ServeOptions, stdin: int, stdout: int) -> int:
 
 
 def _be_template(options: ServeOptions, control: int) -> int:
+    from bridge.family.template import Template, end_with_supervisor
+
+    end_with_supervisor(control)
     logs = _set_up_logging(options, _open_log(options))  # the supervisor has looked at all else
     logs.renew(threaded=False)
     registry = load_commands((*options.commands, *find_command_modules()))
     tool_functions(options.tools)
-    from bridge.family.template import Template
-
     return Template(options, registry, logs, control).run()
 
 

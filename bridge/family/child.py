@@ -172,7 +172,9 @@ class Child:
                 self._ours.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once. Not after :meth:`close`: its number may be another's by then."""
+        if self.state is State.GONE:
+            return
         with suppress(OSError):
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -143,8 +143,9 @@ class Crew:
         """The host can send nothing more."""
         self._host_ended = True
         for child in self.children:
-            child.send(HOST_ENDED)
-            self._dirty.add(child)
+            if child.pid is not None:  # the others are told when they are born
+                child.send(HOST_ENDED)
+                self._dirty.add(child)
         self.flush()
 
     # ---- what workers say ----------------------------------------------------------------------
@@ -189,6 +190,11 @@ class Crew:
                 child.behind.append((command, args))
                 self._catch_up(child)
 
+    def set_by_halves(self, child: Child) -> None:
+        """A call that sets state was stopped in ``child``: nobody knows what it has done there by now."""
+        self.setting = False
+        self.retire(child)
+
     def _catch_up(self, child: Child) -> None:
         """Make the next call that ``child`` lacks; it serves when there is none left."""
         if child.catching_up or child.state > State.SERVING:
@@ -228,9 +234,19 @@ class Crew:
 
     def can_fork(self) -> None:
         """Have as many workers as there should be; one more while a worn-out one finishes."""
+        workers = self._options.workers
         fresh = sum(child.state <= State.SERVING for child in self.children)
-        while self._nursery.open and fresh < self._options.workers >= len(self.children):
-            child = Child(self._loop, self)
+        # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
+        while (
+            self._nursery.open
+            and fresh < workers
+            and len(self.children) <= (workers if fresh else 2 * workers)
+        ):
+            try:
+                child = Child(self._loop, self)
+            except OSError as error:  # no descriptors left
+                self._nursery.hold(error.strerror)
+                return
             self.children.append(child)
             self._nursery.fork(child)
             fresh += 1
@@ -298,8 +314,8 @@ class Crew:
         for route in routes:
             if route.kind is Kind.OWN:
                 route.owner(None)
-            elif route.kind is Kind.HOST:
-                self._scheduler.orphaned(route, death(status, hung=child.hung))
+        hosts = [route for route in routes if route.kind is Kind.HOST]
+        self._scheduler.orphaned(hosts, death(status, hung=child.hung))
 
     def retire(self, child: Child) -> None:
         """Give ``child`` nothing new; it ends when it has finished."""

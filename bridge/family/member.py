@@ -19,8 +19,8 @@ from bridge.worker.worker import Worker, run_to_the_end
 HOST_ENDED: Final = b'{"family":"the host\'s input has ended"}'
 #: By which a worker asks to be replaced when its work is done.
 RETIRE: Final = {"type": "retire"}
-#: Room for the fields that a supervisor adds to a line.
-SPARE_LINE_BYTES: Final = 256
+#: The supervisor has measured the host's lines; its own may be longer (all that was set under one name).
+SPARE_LINE_BYTES: Final = 1 << 40
 #: Room for the requests of a supervisor's own.
 SPARE_INFLIGHT: Final = 64
 

@@ -39,11 +39,13 @@ class Report(msgspec.Struct, omit_defaults=True):
 
     ``commands``: their names, and with them ``states``: of those that set state, the field of their args
     that says what, and its default. ``warm``: seconds that importing DSPy took. ``born``: a worker's pid; its
-    pidfd comes along where there is such a thing. ``died``: a pid and the status that waitpid(2) gave.
+    pidfd comes along where there is such a thing. ``not_born``: why there is none.
+    ``died``: a pid and the status that waitpid(2) gave.
     """
 
     commands: list[str] | None = None
     states: dict[str, tuple[str, Any]] = {}
     warm: float | None = None
     born: int | None = None
+    not_born: str | None = None
     died: tuple[int, int] | None = None

@@ -16,6 +16,8 @@ log = logging.getLogger("bridge.family")
 #: The pause before another fork when workers die as soon as they get work: doubled each time.
 BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
+#: The pause before another try when the system had no process, memory or descriptor left.
+SCARCE_S: Final = 1.0
 #: A worker that has finished nothing counts as one of a crash loop if it dies younger than this, in
 #: seconds: while it works, and while it does not.
 YOUNG_S: Final = 10.0
@@ -102,27 +104,46 @@ class Nursery:
             child.is_process(report.born, pidfd)
             self._family.born(child)
             self._ask()
+        elif report.not_born is not None:
+            self.hold(report.not_born)
+            self._forget_unborn()
         elif report.died is not None:
             self._family.process_ended(*report.died)
 
     def _template_ended(self, code: int) -> None:
         self._template, self._warm = None, False
-        while self._unborn:
-            self._family.not_born(self._unborn.popleft())
+        self._forget_unborn()
         if self._closed:
             return
         if not self._told:
             self._family.start_failed(code)
             return
-        delay = min(MAX_BACKOFF_S, BACKOFF_S * 2**self.restarts)
+        delay = _backoff_s(self.restarts)
         self.restarts += 1
         log.error("the process that forks workers has ended (%s): it is started anew in %.1f s", code, delay)
         self._loop.call_later(delay, self._restart)
 
     def _restart(self) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self._template = TemplateProcess()
-            self._template.attach(self._loop, self._reported, self._template_ended)
+        except OSError as error:
+            log.error("the process that forks workers can not be started (%s)", error.strerror)
+            self._loop.call_later(MAX_BACKOFF_S, self._restart)
+            return
+        self._template.attach(self._loop, self._reported, self._template_ended)
+
+    def _forget_unborn(self) -> None:
+        while self._unborn:
+            self._family.not_born(self._unborn.popleft())
+
+    # ---- pauses --------------------------------------------------------------------------------
+
+    def hold(self, reason: str | None) -> None:
+        """No worker could be made: try again later."""
+        log.error("no worker can be started (%s): the next try is in %.1f s", reason, SCARCE_S)
+        self._wait(SCARCE_S)
 
     # ---- crash loops ---------------------------------------------------------------------------
 
@@ -137,15 +158,23 @@ class Nursery:
             return
         self._early_deaths += 1
         if self._early_deaths > 1 and self._pause is None:
-            delay = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (self._early_deaths - 2))
+            delay = _backoff_s(self._early_deaths - 2)
             log.error(
                 "%d workers in a row have died before they finished a request: the next one starts in %.1f s",
                 self._early_deaths,
                 delay,
             )
+            self._wait(delay)
+
+    def _wait(self, delay: float) -> None:
+        if self._pause is None:
             self._pause = self._loop.call_later(delay, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None
         if self.open:
             self._family.can_fork()
+
+
+def _backoff_s(times: int) -> float:
+    return float(min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(times, 10)))

@@ -19,7 +19,7 @@ from bridge.wire.codec import decode_request
 from bridge.wire.framing import Frame
 from bridge.wire.messages import CancelArgs, CreditArgs, Envelope, RequestId, ToolResultArgs
 from bridge.wire.session import Stream
-from bridge.worker.controls import CANCELLED_BY_CLIENT, Controls
+from bridge.worker.controls import Controls
 from bridge.worker.runners import Runner
 from bridge.worker.scheduler import CANCELLED_BY_SHUTDOWN, Scheduler
 
@@ -38,9 +38,10 @@ class Terminal(msgspec.Struct):
     type: str
     code: msgspec.Raw = msgspec.Raw(b'""')
 
-    def counted(self) -> dict[str, str]:
-        """As the counters want it."""
-        return {"type": self.type, "code": bytes(self.code).decode().strip('"')}
+    @property
+    def error_code(self) -> str:
+        """The code as text, whatever a handler put there."""
+        return bytes(self.code).decode().strip('"')
 
 
 _decode_terminal: Final = msgspec.json.Decoder(Terminal).decode
@@ -66,6 +67,8 @@ class Relay:
         self.child: Child | None = None
         self.route = Route(stream.id, Kind.HOST, self)
         self.runs = 1
+        #: How it is to end, once it was cancelled or is past its deadline, if the worker does not say so.
+        self.ending: dict[str, Any] | None = None
 
     def start(self) -> None:
         """Give it to a worker."""
@@ -80,6 +83,8 @@ class Relay:
         crew.took(child)
         if self.sets_state:
             crew.setting = True
+        elif not self._scheduler.view.options.retry_died:
+            self.stream.args = b""  # nobody needs it again, and it may be large
 
     def _line(self) -> bytes:
         """The request as the worker is to see it: what is left of its time, and its credit by now."""
@@ -105,18 +110,19 @@ class Relay:
 
     def give_up(self) -> None:
         """The host is told without the worker: what that still says is dropped."""
-        crew = self._scheduler.crew
-        if self.child is None:
-            return
-        self.route.kind = Kind.GHOST
-        self.stream.resume_at(self.route.chunks)
-        crew.let_go(self.child)
-        if self.sets_state:
-            crew.setting = False
-            crew.retire(self.child)  # it may be set there yet, and nowhere else
+        if self.child is not None:
+            self.route.kind = Kind.GHOST
+            self.stream.resume_at(self.route.chunks)
+            if self.sets_state:
+                self._scheduler.crew.set_by_halves(self.child)
+            self._scheduler.crew.let_go(self.child)
 
     def grant(self, count: int | None) -> None:
-        """Workers are told by themselves."""
+        """Workers are told by themselves; a second run begins with what was granted to the first."""
+        if count is None:
+            self.stream.credit = None
+        else:
+            self.stream.grant(count)
 
     def end(self, finish: Callable[[], None]) -> None:
         """End it from here."""
@@ -187,35 +193,45 @@ class FamilyScheduler(Scheduler):
         assert child is not None  # it has written
         if relay.sets_state:
             self.crew.setting = False
-            if last.type not in ("error", "cancelled"):
+            if last.type == "cancelled" or last.error_code == Code.DEADLINE_EXCEEDED:
+                self.crew.set_by_halves(child)
+            elif last.type != "error":
                 self.crew.was_set(stream.command, _args_of(stream.args), child)
         self.sessions.release(stream)
         stream.resume_at(route.chunks)
         self.crew.let_go(child)
-        self.ended(stream, last.counted())
+        self.ended(stream, {"type": last.type, "code": last.error_code})
 
-    def orphaned(self, route: Route, error: BridgeError) -> None:
-        """The worker that ran it is dead."""
-        relay = route.owner
-        if not isinstance(relay, Relay):
-            self.reply_ok(relay)  # a control whose target has ended, like all that were there
-            return
-        if relay.sets_state:
+    def orphaned(self, routes: list[Route], error: BridgeError) -> None:
+        """The worker that ran them is dead."""
+        relays: list[Relay] = []
+        for route in routes:
+            if isinstance(route.owner, Relay):
+                relays.append(route.owner)
+            else:
+                self.reply_ok(route.owner)  # a control whose target has ended, like all that were there
+        if any(relay.sets_state for relay in relays):
             self.crew.setting = False
-        stream = relay.stream
-        if self.view.options.retry_died and not route.chunks and relay.runs < MAX_RUNS:
+        again = [relay for relay in relays if self._may_run_again(relay)]
+        lost = [relay for relay in relays if relay not in again]
+        # Each goes before all others, and none begins before all wait: so they keep their order.
+        for relay in reversed(again):
             relay.again()
-            del self.runners[stream.id]
-            self._again[stream.id] = relay
-            self.sessions.requeue(stream)
-        else:
-            stream.resume_at(route.chunks)
-            self.failed(stream, error)
+            del self.runners[relay.stream.id]
+            self._again[relay.stream.id] = relay
+            self.sessions.requeue(relay.stream)
+        for relay in lost:
+            relay.stream.resume_at(relay.route.chunks)
+            if relay.ending is None:
+                self.failed(relay.stream, error)
+            else:
+                self.finish(relay.stream, relay.ending)
         self.promote()
 
-    def ended(self, stream: Stream, payload: Any) -> None:
-        self._again.pop(stream.id, None)  # it may have ended while it waited
-        super().ended(stream, payload)
+    def _may_run_again(self, relay: Relay) -> bool:
+        if not self.view.options.retry_died or relay.ending is not None:
+            return False
+        return not relay.route.chunks and relay.runs < MAX_RUNS
 
     # ---- ends ----------------------------------------------------------------------------------
 
@@ -223,13 +239,19 @@ class FamilyScheduler(Scheduler):
         relay = self.runners.get(stream.id)
         if isinstance(relay, Relay) and payload is not CANCELLED_BY_SHUTDOWN:
             # The worker does it, and says so; but the host shall not wait for one that is stuck.
-            self.loop.call_later(LATE_S, self._overdue, relay, payload)
+            if relay.ending is None:
+                relay.ending = payload
+                self.loop.call_later(LATE_S, self._overdue, relay, payload)
         else:
             super().end(stream, payload)
 
     def _overdue(self, relay: Relay, payload: dict[str, Any]) -> None:
         if self.runners.get(relay.stream.id) is relay:
             relay.end(lambda: self._finish_at_once(relay.stream, payload))
+
+    def ended(self, stream: Stream, payload: Any) -> None:
+        self._again.pop(stream.id, None)  # it has ended while it waited
+        super().ended(stream, payload)
 
     def input_ended(self) -> None:
         self.crew.host_ended()
@@ -246,37 +268,39 @@ class FamilyControls(Controls):
         super().handle(request)
 
     def _cancel(self, args: CancelArgs, answered: bool) -> bool | None:
-        stream = self.target(args.target)
-        passed = self._pass_on(stream, answered)
-        if passed is not None and stream is not None:
-            self._scheduler.end(stream, CANCELLED_BY_CLIENT)
-            return passed
+        self._pass_on(self.target(args.target))
         return super()._cancel(args, answered)
 
     def _credit(self, args: CreditArgs, answered: bool) -> bool | None:
-        passed = self._pass_on(self.target(args.target), answered)
-        return super()._credit(args, answered) if passed is None else passed
+        super()._credit(args, answered)  # looks at the number
+        self._pass_on(self.target(args.target))
+        return None
 
     def _tool_result(self, args: ToolResultArgs, answered: bool) -> bool | None:
-        passed = self._pass_on(self.target(args.target), answered)
+        passed = self._pass_on(self.target(args.target), answers=answered)
         return super()._tool_result(args, answered) if passed is None else passed
 
-    def _pass_on(self, stream: Stream | None, answered: bool) -> bool | None:
-        """Send the control after its target; whether the worker answers it, None if no worker got it."""
+    def _pass_on(self, stream: Stream | None, *, answers: bool = False) -> bool | None:
+        """Send the control after its target; whether the worker answers it, None if no worker got it.
+
+        Only what just the worker can know needs an answer of its own: the others are answered here, at once.
+        """
         relay = None if stream is None else self._scheduler.runners.get(stream.id)
         if not isinstance(relay, Relay) or relay.child is None:
             return None
         child = relay.child
         line = self._scheduler.frame
         assert isinstance(line, bytes)  # it was decoded
-        if answered:
-            request_id: Any = self._request.id  # the codec has checked it
-            if key_of(request_id) in child.inflow.routes:
-                return None
-            child.inflow.add(Route(request_id, Kind.HOST, self._request))
+        request_id: Any = self._request.id  # the codec has checked it
+        if request_id is not None:
+            answers = answers and key_of(request_id) not in child.inflow.routes
+            if answers:
+                child.inflow.add(Route(request_id, Kind.HOST, self._request))
+            else:
+                line = line.rstrip()[:-1] + b',"id":null}'
         child.send(line.replace(b"\n", b" "))
         self._scheduler.crew.touch(child)
-        return answered
+        return answers
 
 
 def _args_of(line: bytes) -> dict[str, Any]:

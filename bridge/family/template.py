@@ -14,8 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -30,14 +29,14 @@ LEAVE_S: Final = 0.7
 
 
 class Template:
-    """See the module's words. ``control`` is the descriptor of the supervisor's socket."""
+    """See the module's words. ``control`` is the descriptor of the supervisor's socket, for which
+    :func:`end_with_supervisor` was called."""
 
     def __init__(self, options: ServeOptions, registry: Registry, logs: LogWriter, control: int) -> None:
         self._options = options
         self._registry = registry
         self._logs = logs
         self._control = socket.socket(fileno=control)
-        self._control.set_inheritable(False)
         self._control.setblocking(False)
         self._children: set[int] = set()
         self._signals, self._wake = socket.socketpair()
@@ -47,11 +46,9 @@ class Template:
         the exit code."""
         self._take_signals()
         self._tell(Report(commands=self._registry.names(), states=self._states()))
-        with _ending_with_parent():
-            if self._supervisor_is_gone():  # before the kernel was asked
-                return 0
-            started = time.monotonic()
-            self._warm()
+        started = time.monotonic()
+        self._warm()
+        _death_signal(0)  # from here on the socket tells
         self._tell(Report(warm=time.monotonic() - started))
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
@@ -70,11 +67,6 @@ class Template:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             # A handler, not SIG_IGN: what is ignored stays so in programs that a worker starts.
             signal.signal(number, lambda *_: None)
-
-    def _supervisor_is_gone(self) -> bool:
-        poll = select.poll()
-        poll.register(self._control, 0)
-        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def _states(self) -> dict[str, tuple[str, Any]]:
         states = {}
@@ -96,13 +88,19 @@ class Template:
             message, fd = receive(self._control)
         except BlockingIOError:
             return True
-        if message == FORK and fd is not None:
+        if message == FORK and fd is None:  # the kernel drops it when this process may have no more
+            self._tell(Report(not_born="too many open files"))
+        elif message == FORK and fd is not None:
             self._fork(fd)
             os.close(fd)
         return bool(message)
 
     def _fork(self, fd: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(Report(not_born=error.strerror))
+            return
         if pid == 0:
             self._be_worker(fd)
         self._children.add(pid)
@@ -173,14 +171,15 @@ def _default(args_type: type, name: str) -> Any:
     return None
 
 
-@contextmanager
-def _ending_with_parent() -> Iterator[None]:
-    """While nothing is read, for the import: have the kernel end this process with the supervisor."""
+def end_with_supervisor(control: int) -> None:
+    """While the socket ``control`` is not read, for the imports: have the kernel end this process with the
+    supervisor, and let nothing that they start have the socket."""
+    os.set_inheritable(control, False)
     _death_signal(signal.SIGKILL)
-    try:
-        yield
-    finally:
-        _death_signal(0)
+    poll = select.poll()
+    poll.register(control, 0)
+    if poll.poll(0):  # it ended before the kernel was asked
+        os._exit(0)
 
 
 def _death_signal(number: int) -> None:

@@ -20,10 +20,8 @@ _state: dict[str, Any] = {}
 
 
 class SetArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """``value`` and ``other`` are what is set under ``name``; ``pause_s`` comes before, ``fail`` instead.
-
-    ``block_s``: for so long the loop stands still, too.
-    """
+    """``value`` and ``other`` are what is set under ``name``. Before that come ``pause_s`` and ``block_s``
+    (the loop in hand); ``fail`` comes instead."""
 
     name: str = "default"
     value: Any = None
@@ -37,7 +35,7 @@ class SetArgs(msgspec.Struct, forbid_unknown_fields=True):
 async def set_state(args: SetArgs) -> Fields:
     """Set something, as ``configure`` does: what is left out stays."""
     await asyncio.sleep(args.pause_s)
-    time.sleep(args.block_s)  # noqa: ASYNC251 - this is the misbehaviour under test
+    time.sleep(args.block_s)  # noqa: ASYNC251 - the loop is to be blocked
     if args.fail:
         raise ValueError("asked to fail")
     old = _state.get(args.name, {})
