@@ -12,7 +12,7 @@ from bridge.cli.serve import parse_serve
 from bridge.cli.usage import Usage
 from bridge.commands import MODULES
 from bridge.entry_points import find_command_modules
-from bridge.family.messages import VARIABLE
+from bridge.family import VARIABLE
 from bridge.options import ServeOptions
 from bridge.redact import redact_secrets
 from bridge.registry import RegistrationError, Registry, default, load_module

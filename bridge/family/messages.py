@@ -8,8 +8,6 @@ from typing import Any, Final
 
 import msgspec
 
-#: The environment variable that makes a process a template, and names its socket.
-VARIABLE: Final = "DSPY_BRIDGE_TEMPLATE_FD"
 #: Asks for a worker; the socket it is to have comes along.
 FORK: Final = b"fork"
 MESSAGE_BYTES: Final = 1 << 20

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from bridge.cli.usage import Usage
-from bridge.family.messages import FORK, VARIABLE, Report, receive
+from bridge.family import VARIABLE
+from bridge.family.messages import FORK, Report, receive
 
 _decode: Final = msgspec.json.Decoder(Report).decode
 

@@ -189,6 +189,7 @@ export type ErrorCode =
   | "protocol_error"
   | "start_failed"
   | "worker_died"
+  | "worker_hung"
   | "duplicate_id"
   | "internal"
   | "invalid_args"
