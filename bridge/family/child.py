@@ -36,6 +36,9 @@ class Home(Protocol):
     def relay(self, child: Child, news: News) -> bool:
         """Handle what a worker wrote; whether more may be read now."""
 
+    def flush(self) -> None:
+        """A worker that had not read goes on to."""
+
     def ended(self, child: Child) -> None:
         """A worker's socket is at its end."""
 
@@ -92,6 +95,12 @@ class Child:
         self._blocked = False
         self._loop.remove_writer(self._ours)
         self.flush()
+        self._home.flush()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait until it reads."""
+        return len(self._out)
 
     def ask(
         self, command: str, args: Any, answer: Callable[[Mapping[str, Any] | None], None], name: RequestId

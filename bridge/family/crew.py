@@ -59,6 +59,7 @@ class Crew:
         self._on_commands, self.start_failed = on_commands, on_failure
         self._name = f"family-{os.urandom(6).hex()}"
         self._turn = 0
+        self.pressure = scheduler.pressure
         self.children: list[Child] = []
         self._dirty: set[Child] = set()
         # The dead whose status is not known yet, and statuses of those whose socket is still open.
@@ -134,6 +135,7 @@ class Crew:
         """Write what workers were sent."""
         while self._dirty:
             self._dirty.pop().flush()
+        self.pressure.look(self.children)
 
     def ask(self, child: Child, command: str, args: Any, answer: Callable[[Any], None]) -> None:
         """Make a request of the supervisor's own, see :meth:`Child.ask`."""
@@ -234,14 +236,7 @@ class Crew:
 
     def can_fork(self) -> None:
         """Have as many workers as there should be; one more while a worn-out one finishes."""
-        workers = self._options.workers
-        fresh = sum(child.state <= State.SERVING for child in self.children)
-        # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
-        while (
-            self._nursery.open
-            and fresh < workers
-            and len(self.children) <= (workers if fresh else 2 * workers)
-        ):
+        while self._nursery.open and self._lacks_one():
             try:
                 child = Child(self._loop, self)
             except OSError as error:  # no descriptors left
@@ -249,7 +244,12 @@ class Crew:
                 return
             self.children.append(child)
             self._nursery.fork(child)
-            fresh += 1
+
+    def _lacks_one(self) -> bool:
+        fresh = sum(child.state <= State.SERVING for child in self.children)
+        # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
+        most = self._options.workers * (1 if fresh else 2)
+        return fresh < self._options.workers and len(self.children) <= most
 
     def born(self, child: Child) -> None:
         """See :class:`bridge.family.nursery.Family`."""

@@ -12,6 +12,7 @@ from bridge.errors import BridgeError, Code
 from bridge.family.child import Child
 from bridge.family.crew import Crew
 from bridge.family.inflow import Kind, Route, key_of
+from bridge.family.pressure import Pressure
 from bridge.registry import Command
 from bridge.registry import Kind as CommandKind
 from bridge.telemetry import Stats
@@ -140,7 +141,10 @@ class FamilyScheduler(Scheduler):
     """Owns every request; those for remote commands run as relays."""
 
     crew: Crew
+    pressure: Pressure
     frame: Frame = b""
+    #: ``ready`` is out, or on its way: before it there is nothing to say, not even ``bye``.
+    announced = False
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -253,8 +257,13 @@ class FamilyScheduler(Scheduler):
         self._again.pop(stream.id, None)  # it has ended while it waited
         super().ended(stream, payload)
 
+    def announce(self, payload: dict[str, Any]) -> None:
+        if self.announced:
+            super().announce(payload)
+
     def input_ended(self) -> None:
-        self.crew.host_ended()
+        if not self._input_ended:
+            self.crew.host_ended()
         super().input_ended()
 
 

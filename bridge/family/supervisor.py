@@ -10,6 +10,7 @@ import msgspec
 from bridge.context import Context
 from bridge.family.crew import Crew
 from bridge.family.messages import Report
+from bridge.family.pressure import UNREAD_BYTES, Pressure
 from bridge.family.relay import FamilyScheduler, RemoteCommand
 from bridge.family.stats import family_stats
 from bridge.family.template_process import TemplateProcess
@@ -48,6 +49,8 @@ class Supervisor(Worker):
     def _make_scheduler(self) -> Scheduler:
         scheduler = super()._make_scheduler()
         assert isinstance(scheduler, FamilyScheduler)  # scheduler_type
+        most = self.options.max_queued_bytes + UNREAD_BYTES
+        scheduler.pressure = Pressure(most, lambda hold: self._hold_input("unread", hold))
         self.crew = scheduler.crew = Crew(
             self._loop,
             self._family_options,
@@ -62,6 +65,9 @@ class Supervisor(Worker):
         self.crew.start(self._template)
 
     def _commands_known(self, report: Report) -> None:
+        if self._scheduler.closed:
+            return  # it ends already
+        self._scheduler.announced = True
         import bridge.commands.core  # noqa: F401 - registers ping
 
         for name in report.commands or ():

@@ -54,13 +54,14 @@ class Worker:
         self._decoder: Decoder = FRAMINGS[options.framing](options.max_line_bytes + self.spare_line_bytes)
         self._code = Exit.INTERNAL
         self._stopped = False
+        self._holds: set[str] = set()
         self._source = open_source(self._loop, stdin, self._received)
         self._outbox = Outbox(
             self._loop,
             open_sink(self._loop, stdout),
             escape=options.framing == "lines",
             on_broken=lambda: self._lifecycle.host_gone(),
-            on_replies=lambda flowing: self._source.resume() if flowing else self._source.pause(),
+            on_replies=lambda flowing: self._hold_input("replies", not flowing),
         )
         self._scheduler = self._make_scheduler()
         self._lifecycle = Lifecycle(
@@ -130,6 +131,13 @@ class Worker:
             "bytes_waiting": self._outbox.waiting,
             "log_lines_dropped": self._logs.dropped,
         }
+
+    def _hold_input(self, reason: str, hold: bool) -> None:
+        """Read nothing for as long as one of the reasons holds."""
+        before = bool(self._holds)
+        (self._holds.add if hold else self._holds.discard)(reason)
+        if bool(self._holds) != before:
+            (self._source.pause if hold else self._source.resume)()
 
     def _received(self, data: bytes) -> None:
         self._stats.bytes_read += len(data)

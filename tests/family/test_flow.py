@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -173,3 +174,26 @@ def test_a_chunk_of_any_size_passes_whole(family: Family, framing: str) -> None:
     ids = [worker.request("kit.echo", {"text": big}) for _ in range(4)]
     for request in ids:
         assert worker.collect(request, 30)[-1]["echo"]["text"] == big
+
+
+def test_lines_for_a_worker_that_does_not_read_are_bounded(family: Family) -> None:
+    worker = family("--max-queued-bytes", "1000000", "--hung-after-s", "6")
+    worker.request("kit.block_loop", {"seconds": 30}, id="stuck")
+    worker.type("started", "stuck")
+    time.sleep(0.2)  # until the loop is blocked: only the handler knows when
+    before = memory_mb(worker.pid)
+    tool = {"target": "stuck", "call_id": "c", "value": "v" * 1_000_000}
+    line = json.dumps({"command": "tool_result", "args": tool})
+
+    def flood() -> None:
+        for _ in range(60):
+            worker.line(line)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    thread.join(1.5)
+    assert thread.is_alive(), "the host has to wait"
+    assert memory_mb(worker.pid) - before < 40
+    assert worker.collect("stuck")[-1]["code"] == "worker_hung"
+    thread.join(PATIENCE)
+    worker.sync()
