@@ -137,18 +137,30 @@ class Child:
 
     def rss_mb(self) -> float:
         """Resident memory, in MB (10^6 bytes)."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return rss_mb(self.process.pid)
 
     def cpu_s(self) -> float:
-        """Processor time used by all threads that are still there, in seconds."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(path.read_text().split()[0]) for path in tasks) / 1e9
+        """Processor time used so far, in seconds."""
+        return cpu_s(self.process.pid)
 
     def errors(self) -> str:
         """What it has said on stderr."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-2000:]
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process, in MB (10^6 bytes)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process, in seconds, threads that have ended included.
+
+    The clock's number is what ``clock_getcpuclockid(3)`` gives on Linux (CPUCLOCK_SCHED is 2).
+    """
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def request_line(command: str, args: dict[str, object] | None = None, **fields: object) -> bytes:

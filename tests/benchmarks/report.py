@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +23,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, *(_line(_cells(row)) for row in rows)])
 
 
-def as_json(rows: list[Row], *, quick: bool) -> str:
-    """The run as a JSON document; ``extra`` holds each round's figures."""
+def as_json(rows: list[Row], *, quick: bool, versions: Mapping[str, str] | None = None) -> str:
+    """The run as a JSON document; ``extra`` holds each round's figures.
+
+    ``versions``: of what else was measured, by name.
+    """
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": quick,
-        "machine": _machine(),
+        "machine": _machine(versions or {}),
         "rows": [_record(row) for row in rows],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -53,13 +57,13 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine(others: Mapping[str, str]) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in ("dspy", "orjson", "msgspec")}
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"bridge": __version__, **versions},
+        "versions": {"bridge": __version__, **versions, **others},
         "load": os.getloadavg(),
     }
 
@@ -67,9 +71,13 @@ def _machine() -> dict[str, Any]:
 def _cells(row: Row) -> list[str]:
     met = {True: "yes", False: "**no**", None: ""}[row.met]
     floor_value = "" if row.floor_value is None else _figure(row.floor_value)
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    ratio = "" if row.ratio is None else _ratio(row.ratio)
     target = "" if row.target is None else str(row.target)
     return [row.name, _figure(row.value), row.unit, row.floor or "", floor_value, ratio, target, met]
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _figure(value: float) -> str:
