@@ -8,7 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tests.benchmarks import batch, clients, family, latency, many, memory, report, startup, streams, tokens
+from tests.benchmarks import (
+    batch,
+    clients,
+    family,
+    latency,
+    many,
+    memory,
+    report,
+    scaling,
+    startup,
+    streams,
+    tokens,
+)
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.measure import Row, Settings
 
@@ -25,7 +37,7 @@ class Benchmark(Protocol):
     def __call__(self, settings: Settings) -> Iterator[Row]: ...
 
 
-MODULES = (streams, many, latency, startup, batch, family, tokens, memory, clients)
+MODULES = (streams, many, latency, startup, batch, family, tokens, memory, scaling, clients)
 
 
 def all_benchmarks() -> list[Benchmark]:
