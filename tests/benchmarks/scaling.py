@@ -154,9 +154,9 @@ class Memory:
     name = "cost.memory"
 
     def __call__(self, settings: Settings) -> Iterator[Row]:
-        """Rows for processes in MB, for requests in KB (10^3 bytes)."""
-        with _running(0) as (child, [pid]):
-            yield Row("cost.memory.single", pss_mb(pid), "MB")
+        """Rows for processes in MB (resident; in families, where most is shared, PSS), for requests in KB."""
+        with _running(0) as (child, _):
+            yield Row("cost.memory.single", child.rss_mb(), "MB")
             echo = _held(child, request_line("bench_paced", _paced(3600.0), id=0))
         with _running(0) as (child, _):
             predicting = _held(child, _waiting(3600.0, 1))
