@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks.cost_model import KINDS
+
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = {"name", "value", "unit", "floor", "floor_value", "ratio", "target", "met", "extra"}
 
@@ -47,6 +49,16 @@ def test_a_quick_run_prints_a_table_and_writes_its_rows(tmp_path: Path) -> None:
         assert f"| {row['name']} |" in done.stdout
     assert rows["stream.async.80b"]["floor_value"] > 0
     assert rows["start.ready"]["target"] == "ratio ≤ 1.3"
+
+
+def test_a_quick_run_of_families(tmp_path: Path) -> None:
+    names = ("family.replaced", "cost.cpu")
+    done = benchmarks("--quick", "--only", *names, "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "latest.json").read_text(encoding="utf-8"))
+    found = {row["name"]: row["value"] for row in document["rows"]}
+    assert found["family.replaced"] > 0
+    assert all(found[f"cost.{name}{hop}"] > 0 for name, _, _ in KINDS for hop in ("", ".hop"))
 
 
 def test_an_unknown_name_is_a_usage_error(tmp_path: Path) -> None:

@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from typing import Final
 
-#: The environment variable that makes a process a template, and names its socket. It stands here because every
-#: worker looks for it, and nothing else of this package.
+#: The environment variable that makes a process a template, and names its socket. It stands here because
+#: every worker looks for it, and for nothing else of this package.
 VARIABLE: Final = "DSPY_BRIDGE_TEMPLATE_FD"

@@ -79,6 +79,8 @@ class Template:
         from bridge.commands import warm
 
         warm(self._options)
+        import bridge.family.member  # noqa: F401 - what every worker runs: none is to import it again
+
         gc.collect()
         gc.freeze()  # the workers' collectors look at none of it, so that its pages stay shared
 

@@ -12,10 +12,12 @@ from tests.benchmarks import (
     batch,
     clients,
     dspy_beside,
+    family,
     latency,
     many,
     memory,
     report,
+    scaling,
     startup,
     streams,
     tokens,
@@ -36,7 +38,7 @@ class Benchmark(Protocol):
     def __call__(self, settings: Settings) -> Iterator[Row]: ...
 
 
-MODULES = (streams, many, latency, startup, batch, dspy_beside, tokens, memory, clients)
+MODULES = (streams, many, latency, startup, batch, dspy_beside, family, tokens, memory, scaling, clients)
 
 
 def all_benchmarks() -> list[Benchmark]:

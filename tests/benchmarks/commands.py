@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
@@ -80,6 +81,12 @@ async def bench_paced(args: PacedArgs) -> AsyncIterator[dict[str, Any]]:
         due += args.period_s
         await asyncio.sleep(max(0.0, due - loop.time()) if args.timetable else args.period_s)
         yield {"type": "chunk", "text": text, **({"due": int(due * 1e9)} if args.due else {})}
+
+
+@bridge.command("bench_pid")
+async def bench_pid(args: dict[str, Any]) -> dict[str, Any]:
+    """Which worker this is."""
+    return {"pid": os.getpid()}
 
 
 @bridge.command("bench_engine", state="engine")

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import select
+import signal
 import sys
 import time
 from typing import Any
@@ -150,6 +152,51 @@ def answer(_: str) -> None:
     sys.stdin.read()
 
 
+def relay(_: str) -> None:
+    """Write what stdin brings to stdout, by asyncio's callbacks."""
+    loop = asyncio.new_event_loop()
+
+    def copy() -> None:
+        if data := os.read(0, BLOCK):
+            os.write(1, data)
+        else:
+            loop.stop()
+
+    loop.add_reader(0, copy)
+    loop.run_forever()
+
+
+def fork(_: str) -> None:
+    """Import DSPy and fork; per line of stdin kill the child, wait for it, fork another and hear of it.
+
+    Answers with the seconds: it is what a replacement takes with nothing around it.
+    """
+    import dspy  # noqa: F401 - for its size
+
+    gc.collect()
+    gc.freeze()
+    heard, tell = os.pipe()
+    child = _forked(heard, tell)
+    _write(b"ready\n")
+    for _line in sys.stdin.buffer:
+        started = time.perf_counter()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        child = _forked(heard, tell)
+        _write(b"%.6f\n" % (time.perf_counter() - started))
+    os.kill(child, signal.SIGKILL)
+
+
+def _forked(heard: int, tell: int) -> int:
+    pid = os.fork()
+    if not pid:
+        os.write(tell, b".")
+        while True:
+            signal.pause()
+    os.read(heard, 1)
+    return pid
+
+
 def idle(modules: str) -> None:
     """Import ``modules`` (comma-separated), say so, and wait for the end of stdin."""
     for module in modules.split(","):
@@ -235,6 +282,8 @@ FLOORS = {
     "tasks": tasks,
     "batch": batch,
     "answer": answer,
+    "relay": relay,
+    "fork": fork,
     "idle": idle,
     "sse": sse,
     "dspy": dspy_streams,
