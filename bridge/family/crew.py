@@ -162,7 +162,6 @@ class Crew:
                     outbox.buffer += line
             else:
                 outbox.buffer += news.lines
-            outbox.touch()
         for route, line in news.ended:
             self._scheduler.relayed(route, line)
         for route, line in news.own:
@@ -170,6 +169,7 @@ class Crew:
                 route.owner(_decode(line))
         for line in news.unbound:
             self._heard(child, _decode(line)["type"])
+        outbox.flush()  # workers gather what belongs together; another turn of the loop would cost a third more
         if outbox.full:
             outbox.when_room(child.resume)
             return False
