@@ -169,7 +169,7 @@ class Crew:
                 route.owner(_decode(line))
         for line in news.unbound:
             self._heard(child, _decode(line)["type"])
-        outbox.flush()  # workers gather what belongs together; another turn of the loop would cost a third more
+        outbox.flush()  # workers gather what belongs together; another turn of the loop would cost more
         if outbox.full:
             outbox.when_room(child.resume)
             return False
