@@ -32,8 +32,8 @@ class Member(Worker):
     spare_line_bytes = SPARE_LINE_BYTES
 
     def _received(self, data: bytes) -> None:
-        if not data:
-            super()._received(data)
+        if not data:  # a line that is cut short was for a request that has ended
+            self._lifecycle.input_ended()
             return
         self._stats.bytes_read += len(data)
         frames = self._decoder.feed(data)

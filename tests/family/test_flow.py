@@ -197,3 +197,17 @@ def test_lines_for_a_worker_that_does_not_read_are_bounded(family: Family) -> No
     assert worker.collect("stuck")[-1]["code"] == "worker_hung"
     thread.join(PATIENCE)
     worker.sync()
+
+
+def test_a_line_that_its_worker_never_read_is_no_error_of_the_hosts(family: Family) -> None:
+    worker = family()
+    worker.request("kit.block_loop", {"seconds": 2}, id="stuck", timeout_ms=500)
+    worker.type("started", "stuck")
+    time.sleep(0.2)  # until the loop is blocked: only the handler knows when
+    worker.control("tool_result", target="stuck", call_id="c", value="v" * 3_000_000)
+    worker.close_stdin()
+    rest = worker.rest()
+    assert [(chunk["type"], chunk.get("code")) for chunk in rest] == [
+        ("error", "deadline_exceeded"),
+        ("bye", None),
+    ]
