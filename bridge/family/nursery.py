@@ -59,6 +59,7 @@ class Nursery:
         self._unborn: deque[Child] = deque()
         self._pause: asyncio.TimerHandle | None = None
         self._early_deaths = 0
+        self._last_early_death = 0.0
         #: How often the template was started anew.
         self.restarts = 0
         template.attach(loop, self._reported, self._template_ended)
@@ -154,8 +155,10 @@ class Nursery:
     def note_death(self, child: Child) -> None:
         """``child`` has died. The first is replaced at once; a row of them that did nothing waits longer and
         longer."""
-        if child.finished or child.age > (YOUNG_S if child.load else NEWBORN_S):
-            return
+        young = child.catching_up or child.age <= (YOUNG_S if child.load else NEWBORN_S)
+        if child.finished or not young or child.born < self._last_early_death:
+            return  # of those that were there together only the first counts: the others are no new try
+        self._last_early_death = self._loop.time()
         self._early_deaths += 1
         if self._early_deaths > 1 and self._pause is None:
             delay = _backoff_s(self._early_deaths - 2)
