@@ -79,7 +79,10 @@ def test_somebody_takes_requests_where_all_are_worn_out_and_busy(family: Familie
 
 def test_the_pause_between_forks_has_a_bound() -> None:
     class Stub:
-        age, finished, load = 0.0, 0, 1
+        age, finished, load, born, catching_up = 0.0, 0, 1, 1.0, False
+
+        def time(self) -> float:
+            return 1.0
 
         def attach(self, *_: object) -> None:
             """A template that says nothing."""
