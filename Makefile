@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench setup docs lock clean
+.PHONY: demo test lint format bench performance setup docs lock clean
 
 demo: $(VENV)/.run
 	@MODEL='$(MODEL)' API_BASE='$(API_BASE)' BRIDGE='$(BIN)/dspy-bridge' examples/shell/demo.sh
@@ -23,6 +23,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+
+performance: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.performance --take
 
 setup: $(VENV)/.dev $(VENV)/.tools
 
