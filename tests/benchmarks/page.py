@@ -171,8 +171,7 @@ def _waiting(snapshot: Snapshot) -> str:
 
 def _scaling(snapshot: Snapshot) -> str:
     lines = []
-    rows = _rows(snapshot)
-    for name, row in rows.items():
+    for name, row in _rows(snapshot).items():
         if found := re.fullmatch(r"scale\.workers\.(cpu|io)\.(\d+)", name):
             kind = {"cpu": "at once", "io": "after 50 ms"}[found[1]]
             lines.append([kind, found[2], figure(row["value"]), figure(row["ratio"] * int(found[2]))])

@@ -216,14 +216,15 @@ class Workers:
         """A row for each number of workers; the floor is the ideal: so many times one worker's rate of the
         same round."""
         measure = self._cpu if self._kind == "cpu" else self._io
-        rounds: list[dict[int, float]] = []
         with ExitStack() as stack:
             children = {
                 workers: stack.enter_context(_running(workers if workers > 1 else 0))[0]
                 for workers in self._workers
             }
-            for _ in range(settings.rounds):
-                rounds.append({n: measure(child, n, settings) for n, child in children.items()})
+            rounds = [
+                {workers: measure(child, workers, settings) for workers, child in children.items()}
+                for _ in range(settings.rounds)
+            ]
         for workers in self._workers:
             pair = Pair([rates[workers] for rates in rounds], [workers * rates[1] for rates in rounds])
             yield pair.row(f"{self.name}.{workers}", "items/s", "so many times one")
