@@ -6,7 +6,7 @@ INSTALL := -m pip install --quiet --quiet --disable-pip-version-check
 PIP := $(BIN)/python $(INSTALL)
 PEERS := .bench/peers
 
-.PHONY: demo test lint format bench bench-peers setup docs lock clean
+.PHONY: demo test lint format bench bench-peers performance setup docs lock clean
 
 demo: $(VENV)/.run
 	@MODEL='$(MODEL)' API_BASE='$(API_BASE)' BRIDGE='$(BIN)/dspy-bridge' examples/shell/demo.sh
@@ -28,6 +28,9 @@ bench: $(VENV)/.dev
 
 bench-peers: $(VENV)/.dev $(PEERS)/.installed
 	$(BIN)/python -m tests.benchmarks.peers
+
+performance: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.performance --take
 
 setup: $(VENV)/.dev $(VENV)/.tools
 

@@ -231,7 +231,9 @@ def test_every_error_code_is_documented() -> None:
 
 
 def test_documents_are_part_of_the_package() -> None:
-    assert pyproject()["tool"]["setuptools"]["package-data"]["bridge"] == ["py.typed", "docs/*.md"]
+    kinds = ["py.typed", "docs/*.md", "docs/*.svg"]
+    assert pyproject()["tool"]["setuptools"]["package-data"]["bridge"] == kinds
+    assert {path.suffix for path in (ROOT / "bridge" / "docs").iterdir()} == {".md", ".svg"}
     assert (ROOT / "bridge" / "py.typed").exists()
 
 

@@ -83,7 +83,7 @@ def single(work: Work) -> Capacity:
     return Capacity(1e6 / work.worker_us, CORES)
 
 
-def machine(work: Work, cores: int, families: int = 1) -> Capacity:
+def machine(work: Work, cores: float, families: int = 1) -> Capacity:
     """One machine whose cores are shared by ``families`` of as many workers as there is time for."""
     by_cores = cores * 1e6 / (work.worker_us + work.hop_us)
     by_supervisors = families * 1e6 / work.hop_us

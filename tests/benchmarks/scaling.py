@@ -9,12 +9,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.benchmarks.child import Child, bench_worker, cpu_s, request_line
 from tests.benchmarks.family import MANY, PID, batch_seconds, predict_everywhere
-from tests.benchmarks.measure import Row, Settings
+from tests.benchmarks.measure import Pair, Row, Settings
 from tests.benchmarks.processes import answer, members, pss_mb, wait_serving
 from tests.benchmarks.startup import ITEM
 
@@ -213,14 +213,21 @@ class Workers:
         self._kind, self._workers = kind, workers
 
     def __call__(self, settings: Settings) -> Iterator[Row]:
-        """A row for each number of workers; the floor is the ideal: so many times one worker's rate."""
-        rates: dict[int, float] = {}
+        """A row for each number of workers; the floor is the ideal: so many times one worker's rate of the
+        same round."""
+        measure = self._cpu if self._kind == "cpu" else self._io
+        with ExitStack() as stack:
+            children = {
+                workers: stack.enter_context(_running(workers if workers > 1 else 0))[0]
+                for workers in self._workers
+            }
+            rounds = [
+                {workers: measure(child, workers, settings) for workers, child in children.items()}
+                for _ in range(settings.rounds)
+            ]
         for workers in self._workers:
-            with _running(workers if workers > 1 else 0) as (child, _):
-                measure = self._cpu if self._kind == "cpu" else self._io
-                rates[workers] = statistics.median(measure(child, workers, settings) for _ in range(3))
-            ideal = workers * rates[1]
-            yield Row(f"{self.name}.{workers}", rates[workers], "items/s", "so many times one", ideal)
+            pair = Pair([rates[workers] for rates in rounds], [workers * rates[1] for rates in rounds])
+            yield pair.row(f"{self.name}.{workers}", "items/s", "so many times one")
 
     @staticmethod
     def _cpu(child: Child, workers: int, settings: Settings) -> float:
