@@ -276,8 +276,9 @@ class Crew:
         else:
             self._counts["hung" if child.hung else "died"] += 1
             self._nursery.note_death(child)
+        self.can_fork()  # before anything else: somebody waits for it
+        if not expected:
             log.warning("worker %s has %s", child.pid, "hung" if child.hung else "died")
-        self.can_fork()
         if child.pid is None or child.pid in self._statuses or not child.inflow.routes:
             self._bury(child)
         else:

@@ -14,7 +14,7 @@ import msgspec
 
 from bridge.cli.usage import Usage
 from bridge.family import VARIABLE
-from bridge.family.messages import FORK, Report, receive
+from bridge.family.messages import FIRST_BYTES, FORK, MESSAGE_BYTES, Report, receive
 
 _decode: Final = msgspec.json.Decoder(Report).decode
 
@@ -36,6 +36,7 @@ class TemplateProcess:
             words = [sys.executable, *sys.orig_argv[1:]]
             self.pid = os.posix_spawn(sys.executable, words, environment)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._size = FIRST_BYTES
 
     def attach(
         self,
@@ -75,9 +76,10 @@ class TemplateProcess:
 
     def _read(self) -> None:
         try:
-            message, pidfd = receive(self._control)
+            message, pidfd = receive(self._control, self._size)
         except BlockingIOError:
             return
+        self._size = MESSAGE_BYTES
         if message:
             self._on_report(_decode(message), pidfd)
             return
