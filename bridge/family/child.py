@@ -24,10 +24,11 @@ class State(IntEnum):
     """Where a worker is in its life."""
 
     STARTING = 0  #: asked for, or forked and not yet heard of
-    SERVING = 1
-    RETIRING = 2  #: takes nothing new
-    LEAVING = 3  #: was told to end
-    GONE = 4
+    SPARE = 1  #: ready to take the place of one that ends
+    SERVING = 2
+    RETIRING = 3  #: takes nothing new
+    LEAVING = 4  #: was told to end
+    GONE = 5
 
 
 class Home(Protocol):

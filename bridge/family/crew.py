@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,11 +18,11 @@ from bridge.family.inflow import DONE, Kind, News
 from bridge.family.member import HOST_ENDED
 from bridge.family.messages import Report
 from bridge.family.nursery import Nursery
-from bridge.family.obituary import death
+from bridge.family.obituary import Dead, death
 from bridge.family.shared_state import SharedState
 from bridge.family.template_process import TemplateProcess
 from bridge.options import ServeOptions
-from bridge.wire.framing import LENGTH_BYTES
+from bridge.wire.framing import packets_of
 from bridge.worker.worker import HURRY_S
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bridge.family")
 
-#: How long the requests of a dead worker wait to be told what it died of.
-STATUS_S: Final = 0.1
 #: How long, once the first worker is there, requests wait for the others: it would get all of them.
 ALL_THERE_S: Final = 0.25
 
@@ -62,12 +61,10 @@ class Crew:
         self.pressure = scheduler.pressure
         self.children: list[Child] = []
         self._dirty: set[Child] = set()
-        # The dead whose status is not known yet, and statuses of those whose socket is still open.
-        self._dead: dict[int, Child] = {}
-        self._statuses: dict[int, int] = {}
+        self._dead = Dead(loop, self._bury)
         self._all_there = False
         self._host_ended = False
-        self._nobody_left: asyncio.Future[None] | None = None
+        self._nobody_left = asyncio.Event()
         self.state = SharedState()
         #: A call that sets state is on its way: nothing that came after it may begin.
         self.setting = False
@@ -155,13 +152,7 @@ class Crew:
     def relay(self, child: Child, news: News) -> bool:
         """See :class:`bridge.family.child.Home`."""
         outbox = self._outbox
-        if news.lines:
-            if self._packets:
-                for line in news.lines.split(b"\n")[:-1]:
-                    outbox.buffer += len(line).to_bytes(LENGTH_BYTES, "big")
-                    outbox.buffer += line
-            else:
-                outbox.buffer += news.lines
+        outbox.buffer += packets_of(news.lines) if self._packets else news.lines
         for route, line in news.ended:
             self._scheduler.relayed(route, line)
         for route, line in news.own:
@@ -188,7 +179,7 @@ class Crew:
         """``lead`` has made a call that sets state: the others are to follow."""
         self.state.note(command, args)
         for child in self.children:
-            if child is not lead and (child.state is State.SERVING or child.behind or child.catching_up):
+            if child is not lead and (State.STARTING < child.state <= State.SERVING or child.catching_up):
                 child.behind.append((command, args))
                 self._catch_up(child)
 
@@ -206,7 +197,9 @@ class Crew:
             child.catching_up = True
             self.ask(child, command, args, lambda answer: self._caught_up(child, command, answer))
             return
-        child.state = State.SERVING
+        if child.state is not State.SERVING:
+            child.state = State.SPARE
+            self._fill()
         if self.serving == self.size:
             self._now_all_there()
         elif self.serving == 1 and not self._all_there:
@@ -235,7 +228,7 @@ class Crew:
         self._on_commands(report)
 
     def can_fork(self) -> None:
-        """Have as many workers as there should be; one more while a worn-out one finishes."""
+        """Have as many workers as there should be and a spare one; one more while a worn-out one finishes."""
         while self._nursery.open and self._lacks_one():
             try:
                 child = Child(self._loop, self)
@@ -248,8 +241,14 @@ class Crew:
     def _lacks_one(self) -> bool:
         fresh = sum(child.state <= State.SERVING for child in self.children)
         # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
-        most = self._options.workers * (1 if fresh else 2)
-        return fresh < self._options.workers and len(self.children) <= most
+        most = self.size * (1 if fresh else 2) + 1
+        return fresh <= self.size and len(self.children) <= most
+
+    def _fill(self) -> None:
+        """Have the spare worker take the place of one that has ended."""
+        for child in self.children:
+            if child.state is State.SPARE and self.serving < self.size:
+                child.state = State.SERVING
 
     def born(self, child: Child) -> None:
         """See :class:`bridge.family.nursery.Family`."""
@@ -276,24 +275,17 @@ class Crew:
         else:
             self._counts["hung" if child.hung else "died"] += 1
             self._nursery.note_death(child)
-        self.can_fork()  # before anything else: somebody waits for it
+        self._fill()
+        self.can_fork()
         if not expected:
             log.warning("worker %s has %s", child.pid, "hung" if child.hung else "died")
-        if child.pid is None or child.pid in self._statuses or not child.inflow.routes:
-            self._bury(child)
-        else:
-            self._dead[child.pid] = child
-            self._loop.call_later(STATUS_S, self._bury, child)
+        self._dead.add(child)
 
     def process_ended(self, pid: int, status: int) -> None:
         """See :class:`bridge.family.nursery.Family`."""
-        if (dead := self._dead.get(pid)) is not None:
-            self._statuses[pid] = status
-            self._bury(dead)
-            return
         child = next((child for child in self.children if child.pid == pid), None)
+        self._dead.note(pid, status, lives=child is not None)
         if child is not None:
-            self._statuses[pid] = status
             while child.state is not State.GONE and child.read():
                 pass  # its last words
             self.ended(child)  # in case a process that it started holds the socket open
@@ -301,15 +293,11 @@ class Crew:
     def _forget(self, child: Child) -> None:
         self.children.remove(child)
         self._dirty.discard(child)
-        if not self.children and self._nobody_left is not None and not self._nobody_left.done():
-            self._nobody_left.set_result(None)
+        if not self.children:
+            self._nobody_left.set()
 
-    def _bury(self, child: Child) -> None:
+    def _bury(self, child: Child, status: int | None) -> None:
         """End what a dead worker had in hand."""
-        status = None
-        if child.pid is not None:
-            status = self._statuses.pop(child.pid, None)
-            self._dead.pop(child.pid, None)
         routes = [*child.inflow.routes.values()]
         child.inflow.routes.clear()
         for route in routes:
@@ -324,6 +312,7 @@ class Crew:
             child.state = State.RETIRING
             if not child.load:
                 self._see_off(child)
+            self._fill()
             self.can_fork()
 
     def _see_off(self, child: Child) -> None:
@@ -343,8 +332,9 @@ class Crew:
                 child.send(b'{"command":"shutdown","args":{"mode":"abort"}}')
             child.leave()
         if within_s and self.children:
-            self._nobody_left = self._loop.create_future()
-            await asyncio.wait([self._nobody_left], timeout=within_s)
+            self._nobody_left.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._nobody_left.wait(), within_s)
         for child in self.children:
             child.kill()
             child.close()

@@ -195,6 +195,12 @@ class Packet4Decoder:
             frames.append(frame)
 
 
+def packets_of(lines: bytes) -> bytes:
+    """Whole lines as packets."""
+    cut = lines.split(b"\n")[:-1]
+    return b"".join(len(line).to_bytes(LENGTH_BYTES, "big") + line for line in cut)
+
+
 #: What ``--framing`` takes.
 FRAMINGS: Final[dict[str, type[LineDecoder] | type[Packet4Decoder]]] = {
     "lines": LineDecoder,

@@ -155,19 +155,20 @@ def _sizes(family: Members) -> dict[int, float]:
 
 def predict_everywhere(child: Child, workers: int) -> None:
     """Have each worker of a family make a prediction; the least busy gets the next, so they take turns."""
-    before = {row["pid"]: row["taken"] for row in rows(child)}
+    before = {row["pid"]: row["taken"] for row in wait_serving(child, workers)}
     lines = [request_line("stream_predict_batch", dict(ITEM), id=f"x{number}") for number in range(workers)]
     child.send(b"".join(lines))
     child.lines(2 * workers)
-    assert all(row["taken"] == before[row["pid"]] + 1 for row in rows(child)), child.errors()
+    after = wait_serving(child, workers)
+    assert all(row["taken"] == before[row["pid"]] + 1 for row in after), child.errors()
 
 
 class Replaced:
     """From a worker's death to an answer of the one in its place.
 
     Of two workers, one holds a request, the other is killed. The host then asks, one request after the other,
-    who is there: the dead is refused, the survivor answers, until the new one does, which is the least busy.
-    The floor is one process with DSPy that kills, waits for, and forks its child.
+    who is there: the dead is refused, the survivor answers, until the new one does, which is the least busy:
+    the spare worker, forked before. The floor is one process with DSPy that kills, waits for, and forks.
     """
 
     name = "family.replaced"

@@ -59,15 +59,15 @@ def wait_serving(child: Child, workers: int) -> list[dict[str, Any]]:
     """The rows of ``stats`` once all ``workers`` serve."""
     end = time.perf_counter() + PATIENCE_S
     while time.perf_counter() < end:
-        found = rows(child)
-        if [row["state"] for row in found] == ["serving"] * workers:
+        found = [row for row in rows(child) if row["state"] == "serving"]
+        if len(found) == workers:
             return found
         time.sleep(POLL_S)
     raise RuntimeError(f"not all of {workers} workers serve: {child.errors()}")
 
 
 def members(child: Child, workers: int) -> Members:
-    """The processes of a family whose workers all serve."""
-    pids = [row["pid"] for row in wait_serving(child, workers)]
+    """The processes of a family whose workers all serve. The spare one counts as a worker."""
+    wait_serving(child, workers)
     (template,) = children(child.process.pid)
-    return Members(child.process.pid, template, pids)
+    return Members(child.process.pid, template, children(template))

@@ -7,16 +7,18 @@ import signal
 from pathlib import Path
 
 from tests.family.conftest import Family
-from tests.support.processes import all_serving, template_of
+from tests.support.processes import forked, template_of, workers_of
 from tests.support.worker import Worker, types
 
 
 def only_one(worker: Worker) -> int:
     """Leave one worker, stopped: what it is sent stays unread. No other comes before :func:`end`."""
-    last, other = all_serving(worker)
+    last, _ = workers_of(worker)
+    others = [pid for pid in forked(worker) if pid != last]
     os.kill(template_of(worker), signal.SIGSTOP)
-    os.kill(other, signal.SIGKILL)
-    while worker.call("stats")["family"]["died"] != 1:
+    for pid in others:
+        os.kill(pid, signal.SIGKILL)
+    while worker.call("stats")["family"]["died"] != len(others):
         pass
     os.kill(last, signal.SIGSTOP)
     return last

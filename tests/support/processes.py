@@ -21,24 +21,30 @@ def template_of(family: Worker) -> int:
     return template
 
 
+def forked(family: Worker) -> list[int]:
+    """The pids of all that the template has forked and that run: the workers and the spare one."""
+    return [child for pid in children(family.pid) for child in children(pid)]
+
+
 def workers_of(family: Worker, count: int = 2) -> list[int]:
-    """The workers' pids, once there are ``count``."""
+    """The workers' pids, once there are ``count`` that serve, and a spare one besides."""
     deadline = time.monotonic() + PATIENCE
-    while len(found := [child for pid in children(family.pid) for child in children(pid)]) != count:
-        assert time.monotonic() < deadline, found
+    while len(forked(family)) != count + 1 or len(serving := _serving(family)) != count:
+        assert time.monotonic() < deadline, forked(family)
         time.sleep(0.005)
-    return found
+    return serving
+
+
+def _serving(family: Worker) -> list[int]:
+    return [row["pid"] for row in family.call("stats")["workers"] if row["state"] == "serving"]
 
 
 def all_serving(family: Worker, count: int = 2) -> list[int]:
     """The workers' pids, once ``count`` of them take requests."""
     deadline = time.monotonic() + PATIENCE
-    while True:
-        rows = family.call("stats")["workers"]
-        serving = [row["pid"] for row in rows if row["state"] == "serving"]
-        if len(serving) == count:
-            return serving
-        assert time.monotonic() < deadline, rows
+    while len(serving := _serving(family)) != count:
+        assert time.monotonic() < deadline, serving
+    return serving
 
 
 def kill_workers(family: Worker, count: int = 2) -> list[int]:
@@ -53,9 +59,9 @@ def kill_workers(family: Worker, count: int = 2) -> list[int]:
 
 
 def everybody(family: Worker, count: int = 2) -> list[int]:
-    """All processes of a family."""
-    workers = workers_of(family, count)
-    return [family.pid, template_of(family), *workers]
+    """All processes of a family, once they are there."""
+    workers_of(family, count)
+    return [family.pid, template_of(family), *forked(family)]
 
 
 def wait_all_gone(pids: list[int], within_s: float) -> None:
