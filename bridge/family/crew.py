@@ -248,8 +248,8 @@ class Crew:
     def _lacks_one(self) -> bool:
         fresh = sum(child.state <= State.SERVING for child in self.children)
         # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
-        most = self._options.workers * (1 if fresh else 2)
-        return fresh < self._options.workers and len(self.children) <= most
+        most = self._options.workers + 1 if fresh else 2 * self._options.workers
+        return fresh < self._options.workers and len(self.children) < most
 
     def born(self, child: Child) -> None:
         """See :class:`bridge.family.nursery.Family`."""
