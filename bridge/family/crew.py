@@ -269,16 +269,14 @@ class Crew:
         if child not in self.children:
             return
         self._forget(child)
-        expected = child.state is State.LEAVING
+        how = "recycled" if child.state is State.LEAVING else "hung" if child.hung else "died"
         child.close()
-        if expected:
-            self._counts["recycled"] += 1
-        else:
-            self._counts["hung" if child.hung else "died"] += 1
+        self._counts[how] += 1
+        if how != "recycled":
             self._nursery.note_death(child)
         self.can_fork()  # before anything else: somebody waits for it
-        if not expected:
-            log.warning("worker %s has %s", child.pid, "hung" if child.hung else "died")
+        if how != "recycled":
+            log.warning("worker %s has %s", child.pid, how)
         if child.pid is None or child.pid in self._statuses or not child.inflow.routes:
             self._bury(child)
         else:
