@@ -49,6 +49,16 @@ def test_a_call_of_a_language_model_loads_nothing_anew(family: Family) -> None:
         assert (told["modules"], told["had_prices"]) == ([], True)
 
 
+def test_the_template_has_one_thread_and_its_own_sockets(family: Family) -> None:
+    worker = family(dspy=True)
+    all_serving(worker)
+    template = Path(f"/proc/{template_of(worker)}")
+    assert len([*(template / "task").iterdir()]) == 1
+    opened = [os.readlink(fd) for fd in (template / "fd").iterdir()]
+    assert sum(file.startswith("socket:") for file in opened) == 3, "the supervisor's and the wake-up pair"
+    assert not [file for file in opened if file.startswith("anon_inode:")], "no loop is left"
+
+
 def test_no_database_is_open_across_a_fork(family: Family, tmp_path: Path) -> None:
     worker = family("--cache-dir", str(tmp_path), dspy=True)
     for pid in (template_of(worker), *all_serving(worker)):
