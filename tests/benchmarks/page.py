@@ -123,8 +123,9 @@ def _peers(snapshot: Snapshot) -> str:
         found = [rows.get(f"{name}.{key}") for key, _ in PEER_FIGURES]
         label = next(row["floor"] for row in found if row)
         cells = (f"{figure(row['value'])} : {figure(row['floor_value'])}" if row else "" for row in found)
-        lines.append([label, *cells])
-    return _table(("worker : peer", *(head for _, head in PEER_FIGURES)), lines)
+        small = rows.get(f"{name}.small")
+        lines.append([label, figure(small["ratio"]) if small else "", *cells])
+    return _table(("worker : peer", "ratio", *(head for _, head in PEER_FIGURES)), lines)
 
 
 def _costs(snapshot: Snapshot) -> str:
