@@ -20,6 +20,7 @@ LABELS: Final = {
     "stream.sync.80b": "one stream from a thread, small chunks",
     "burst": "1,000 streams of 100 chunks",
     "paced": "1,000 streams of a chunk every 10 ms",
+    "paced.10k": "10,000 streams of a chunk a second, past their deadlines",
     "ping.idle.p50": "ping, median",
     "ping.beside-stream.p99": "ping beside a stream at full speed, 99th percentile",
     "token.first": "first tokens of 100 streams",
