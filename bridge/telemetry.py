@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from bridge.redact import redact, redact_secrets
+from bridge.wire.messages import Final_
 
 #: Records that may wait for a stderr that is not read; the oldest beyond that are dropped.
 MAX_WAITING: Final = 4096
@@ -237,6 +238,8 @@ class Stats:
         counts = self.commands.get(command)
         if counts is None:
             counts = self.commands[command] = CommandCounts()
+        if payload.__class__ is Final_:
+            payload = payload.payload
         kind = payload.get("type") if payload.__class__ is dict else None
         if kind == "error":
             counts.failed += 1

@@ -40,12 +40,12 @@ def test_a_table_without_rows_says_so() -> None:
 
 
 def test_peers_stand_in_a_line_each() -> None:
-    row = {"name": "grpc.small", "floor": "gRPC", "value": 665_286.0, "floor_value": 8_842.5}
+    row = {"name": "grpc.small", "floor": "gRPC", "value": 665_286.0, "floor_value": 8_842.5, "ratio": 75.2}
     snapshot = {"peers": {"rows": [row, {**row, "name": "grpc.rss", "value": 31.23, "floor_value": 52.6}]}}
     head, _, line = page.TABLES["peers"](snapshot).splitlines()
-    assert head.startswith("| worker : peer | small chunks/s | 10 KB chunks/s | ")
+    assert head.startswith("| worker : peer | ratio | small chunks/s | 10 KB chunks/s | ")
     assert head.endswith(" | ready ms | RSS MB |")
-    assert line == "| gRPC | 665,000 : 8,840 |  |  |  |  | 31.2 : 52.6 |"
+    assert line == "| gRPC | 75.2 | 665,000 : 8,840 |  |  |  |  | 31.2 : 52.6 |"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import select
 import pytest
 
 from bridge.telemetry import MAX_WAITING, LogHandler, LogStream, LogWriter, Stats
+from bridge.wire.messages import final
 
 
 class Sink(LogWriter):
@@ -90,10 +91,11 @@ def test_counters_count_ends_by_their_kind() -> None:
     stats.ended("x", {"type": "complete"}, 3, 0.5)
     stats.ended("x", {"type": "error", "code": "internal"}, 1, 0.1)
     stats.ended("y", {"type": "cancelled"}, 1, 0.0)
+    stats.ended("y", final({"type": "error", "code": "own"}), 1, 0.0)
     shown = stats.snapshot()
-    assert {"succeeded": 1, "failed": 1, "cancelled": 1}.items() <= shown["requests"].items()
-    assert shown["errors"] == {"internal": 1}
+    assert {"succeeded": 1, "failed": 2, "cancelled": 1}.items() <= shown["requests"].items()
+    assert shown["errors"] == {"internal": 1, "own": 1}
     x = {"succeeded": 1, "failed": 1, "chunks": 4, "elapsed_ms": 600}
     assert x.items() <= shown["commands"]["x"].items()
-    assert shown["chunks"] == 5
+    assert shown["chunks"] == 6
     assert shown["rss_mb"] > 1

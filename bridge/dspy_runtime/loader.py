@@ -35,12 +35,12 @@ def start_background(options: ServeOptions) -> Future[Runtime]:
 
 
 def load_here(options: ServeOptions) -> Runtime:
-    """As :func:`load`, in the calling thread: for a process that will fork."""
+    """As :func:`load`, in the calling thread unless it was begun before: for a process that will fork."""
     global _loading
     with _lock:
-        if _loading is None:
-            _loading = Future()
-    _load_into(options, _loading)
+        begun, _loading = _loading, _loading or Future()
+    if begun is None:
+        _load_into(options, _loading)
     return _loading.result()
 
 

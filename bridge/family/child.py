@@ -154,8 +154,8 @@ class Child:
 
     # ---- the process ---------------------------------------------------------------------------
 
-    def is_process(self, pid: int, pidfd: int | None) -> None:
-        """It was forked."""
+    def forked(self, pid: int, pidfd: int | None) -> None:
+        """It is the process ``pid`` now."""
         self.pid, self._pidfd = pid, pidfd
         self.theirs.close()
         self.born = self.heard = self._loop.time()

@@ -241,8 +241,8 @@ class Crew:
     def _lacks_one(self) -> bool:
         fresh = sum(child.state <= State.SERVING for child in self.children)
         # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
-        most = self.size * (1 if fresh else 2) + 1
-        return fresh <= self.size and len(self.children) <= most
+        most = self.size + 2 if fresh else max(2 * self.size, self.size + 2)
+        return fresh <= self.size and len(self.children) < most
 
     def _fill(self) -> None:
         """Have the spare worker take the place of one that has ended."""
@@ -268,17 +268,15 @@ class Crew:
         if child not in self.children:
             return
         self._forget(child)
-        expected = child.state is State.LEAVING
+        how = "recycled" if child.state is State.LEAVING else "hung" if child.hung else "died"
         child.close()
-        if expected:
-            self._counts["recycled"] += 1
-        else:
-            self._counts["hung" if child.hung else "died"] += 1
+        self._counts[how] += 1
+        if how != "recycled":
             self._nursery.note_death(child)
         self._fill()
         self.can_fork()
-        if not expected:
-            log.warning("worker %s has %s", child.pid, "hung" if child.hung else "died")
+        if how != "recycled":
+            log.warning("worker %s has %s", child.pid, how)
         self._dead.add(child)
 
     def process_ended(self, pid: int, status: int) -> None:

@@ -102,7 +102,7 @@ class Nursery:
             self._family.can_fork()
         elif report.born is not None:
             child = self._unborn.popleft()
-            child.is_process(report.born, pidfd)
+            child.forked(report.born, pidfd)
             self._family.born(child)
             self._ask()
         elif report.not_born is not None:

@@ -22,10 +22,6 @@ class SharedState:
         """``fields``: by command, the field of its args that says what it sets, and that field's default."""
         self._fields = fields
 
-    def sets(self, command: str) -> bool:
-        """Whether ``command`` sets state."""
-        return command in self._fields
-
     def note(self, command: str, args: dict[str, Any]) -> None:
         """``command`` was called with ``args`` and did it."""
         field, default = self._fields[command]

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from bridge.options import ServeOptions
+
 #: Requests that a worker or a family runs at once unless told otherwise (``--max-inflight``).
-MAX_IN_FLIGHT: Final = 1024
+MAX_IN_FLIGHT: Final = ServeOptions().max_inflight
 CORES, SUPERVISOR = "cores", "supervisor"
 
 

@@ -20,6 +20,7 @@ LABELS: Final = {
     "stream.sync.80b": "one stream from a thread, small chunks",
     "burst": "1,000 streams of 100 chunks",
     "paced": "1,000 streams of a chunk every 10 ms",
+    "paced.10k": "10,000 streams of a chunk a second, past their deadlines",
     "ping.idle.p50": "ping, median",
     "ping.beside-stream.p99": "ping beside a stream at full speed, 99th percentile",
     "token.first": "first tokens of 100 streams",
@@ -123,8 +124,9 @@ def _peers(snapshot: Snapshot) -> str:
         found = [rows.get(f"{name}.{key}") for key, _ in PEER_FIGURES]
         label = next(row["floor"] for row in found if row)
         cells = (f"{figure(row['value'])} : {figure(row['floor_value'])}" if row else "" for row in found)
-        lines.append([label, *cells])
-    return _table(("worker : peer", *(head for _, head in PEER_FIGURES)), lines)
+        small = rows.get(f"{name}.small")
+        lines.append([label, figure(small["ratio"]) if small else "", *cells])
+    return _table(("worker : peer", "ratio", *(head for _, head in PEER_FIGURES)), lines)
 
 
 def _costs(snapshot: Snapshot) -> str:

@@ -1,4 +1,4 @@
-"""A command that tells what a worker of a family has imported since it was forked."""
+"""A command that tells what a worker of a family has imported since it was forked, and what it had before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 from bridge import command
 
 _at_fork: set[str] = set()
-os.register_at_fork(after_in_child=lambda: _at_fork.update(sys.modules))
+_had_prices: list[bool] = []
+
+
+def _forked() -> None:
+    _at_fork.update(sys.modules)
+    _had_prices.append(getattr(sys.modules.get("dspy.clients.model_metadata"), "_data", None) is not None)
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @command("kit.imported")
 async def imported(args: dict[str, Any]) -> dict[str, Any]:
-    """Names of modules, sorted."""
-    return {"modules": sorted(set(sys.modules) - _at_fork)}
+    """Names of modules, sorted; whether DSPy's price map was there."""
+    return {"modules": sorted(set(sys.modules) - _at_fork), "had_prices": _had_prices[0]}
