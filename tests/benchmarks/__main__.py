@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -52,17 +53,24 @@ def chosen(names: list[str] | None) -> list[Benchmark]:
     return [item for item in found if item.name.startswith(tuple(names))] if names else found
 
 
-def run(benchmarks: list[Benchmark], settings: Settings, tell: Callable[[str], object]) -> list[Row]:
-    """The rows of all, one benchmark after the other."""
+def run(
+    benchmarks: list[Benchmark], settings: Settings, tell: Callable[[str], object]
+) -> tuple[list[Row], int]:
+    """The rows of all, one benchmark after the other, and how many have failed: the others are kept."""
     rows: list[Row] = []
+    failures = 0
     for number, benchmark in enumerate(benchmarks, 1):
         tell(f"[{number}/{len(benchmarks)}] {benchmark.name}\n")
-        rows.extend(benchmark(settings))
-    return rows
+        try:
+            rows.extend(benchmark(settings))
+        except Exception:  # noqa: BLE001 - whatever it is, an hour's figures are not lost to it
+            failures += 1
+            tell(traceback.format_exc())
+    return rows, failures
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run what the command line ``words`` asks for; 2 if there is no such benchmark."""
+    """Run what the command line ``words`` asks for; 1 if a benchmark failed, 2 if there is no such one."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the work: to see that it runs")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names, or how they begin")
@@ -76,14 +84,14 @@ def main(words: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(benchmark.name for benchmark in benchmarks))
         return 0
-    rows = run(benchmarks, Settings(quick=options.quick), sys.stderr.write)
+    rows, failures = run(benchmarks, Settings(quick=options.quick), sys.stderr.write)
     path = options.json or options.output / FILE
     report.save(report.as_json(rows, quick=options.quick), path)
     if BUILD in path.parents:
         (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
     print(report.table(rows))
     print(f"\nWritten to {path}")
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
