@@ -57,14 +57,15 @@ def main(words: list[str] | None = None) -> int:
     found = versions(python, needed)
     if missing := [name for name in needed if name not in found]:
         parser.error(f"{python} has no {', '.join(missing)}; make bench-peers installs what is needed")
-    rows = run([Comparison(peer, python) for peer in peers], Settings(quick=options.quick), sys.stderr.write)
+    comparisons = [Comparison(peer, python) for peer in peers]
+    rows, failures = run(comparisons, Settings(quick=options.quick), sys.stderr.write)
     path = options.output / FILE
     report.save(report.as_json(rows, quick=options.quick, versions=found), path)
     if path.parent == BUILD:
         (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
     print(report.table(rows))
     print(f"\nWritten to {path}")
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
