@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -54,7 +54,7 @@ def chosen(names: list[str] | None) -> list[Benchmark]:
 
 
 def run(
-    benchmarks: list[Benchmark], settings: Settings, tell: Callable[[str], object]
+    benchmarks: Sequence[Benchmark], settings: Settings, tell: Callable[[str], object]
 ) -> tuple[list[Row], int]:
     """The rows of all, one benchmark after the other, and how many have failed: the others are kept."""
     rows: list[Row] = []
