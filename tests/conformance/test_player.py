@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,15 @@ def play(folder: Path, steps: list[Any], *lines: str | int) -> tuple[str, list[s
         with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as player:
             assert player.stdin is not None
             assert player.stdout is not None
-            for line in lines:
-                if isinstance(line, int):
-                    written += [player.stdout.readline() for _ in range(line)]
-                else:
-                    player.stdin.write(line + "\n")
-                    player.stdin.flush()
-            player.stdin.close()
+            with suppress(BrokenPipeError):  # one that has seen enough does not read on
+                for line in lines:
+                    if isinstance(line, int):
+                        written += [player.stdout.readline() for _ in range(line)]
+                    else:
+                        player.stdin.write(line + "\n")
+                        player.stdin.flush()
+            with suppress(BrokenPipeError):
+                player.stdin.close()
             written += player.stdout.readlines()
         return stage.verdict(None) or "", written
 
