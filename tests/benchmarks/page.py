@@ -216,7 +216,6 @@ TABLES: Final[Mapping[str, Callable[[Snapshot], str]]] = {
     "worker": _worker,
     "family": _named("family."),
     "dspy": _named("dspy."),
-    "clients": _named("client"),
     "peers": _peers,
     "costs": _costs,
     "memory": _memory,
