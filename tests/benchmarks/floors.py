@@ -175,25 +175,27 @@ def fork(_: str) -> None:
 
     gc.collect()
     gc.freeze()
-    heard, tell = os.pipe()
-    child = _forked(heard, tell)
+    pipes = os.pipe(), os.pipe()
+    child = _forked(*pipes)
     _write(b"ready\n")
     for _line in sys.stdin.buffer:
         started = time.perf_counter()
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        child = _forked(heard, tell)
+        child = _forked(*pipes)
         _write(b"%.6f\n" % (time.perf_counter() - started))
     os.kill(child, signal.SIGKILL)
 
 
-def _forked(heard: int, tell: int) -> int:
+def _forked(words: tuple[int, int], lives: tuple[int, int]) -> int:
+    """A child that says a word on the one pipe and lives as long as this process holds the other."""
     pid = os.fork()
     if not pid:
-        os.write(tell, b".")
-        while True:
-            signal.pause()
-    os.read(heard, 1)
+        os.close(lives[1])
+        os.write(words[1], b".")
+        os.read(lives[0], 1)
+        os._exit(0)
+    os.read(words[0], 1)
     return pid
 
 
