@@ -216,7 +216,7 @@ class Crew:
         if answer is not None and answer["type"] in ("error", "cancelled"):
             # It went well in another worker. A new one may do better; if not, its requests will tell.
             log.error("%r failed in worker %s only: %s", command, child.pid, answer.get("error"))
-            if child.state is State.SERVING:
+            if child.state is not State.STARTING:
                 self.retire(child)
         self._catch_up(child)
 

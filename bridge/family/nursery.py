@@ -83,6 +83,10 @@ class Nursery:
         """Let the template go: it ends, and before it what is left of the workers, in ``wait_s`` or so."""
         self._closed = True
         if self._template is not None:
+            if (
+                not self._warm
+            ):  # it imports, and would hear of the end only after that; there are no workers yet
+                self._template.kill()
             self._template.close()
             self._template.wait(wait_s)
 

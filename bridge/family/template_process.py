@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -62,6 +63,10 @@ class TemplateProcess:
         if self._loop is not None:
             self._loop.remove_reader(self._control)
         self._control.close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)  # not waited for, so the number is its own
 
     def wait(self, timeout_s: float) -> None:
         """Wait for its end, which is the end of all workers."""
