@@ -69,6 +69,19 @@ def run(
     return rows, failures
 
 
+def run_and_tell(
+    benchmarks: Sequence[Benchmark], path: Path, *, quick: bool, versions: dict[str, str] | None = None
+) -> int:
+    """Run all, write the document to ``path``, print the table; 1 if a benchmark failed."""
+    rows, failures = run(benchmarks, Settings(quick=quick), sys.stderr.write)
+    report.save(report.as_json(rows, quick=quick, versions=versions), path)
+    if BUILD in path.parents:
+        (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
+    print(report.table(rows))
+    print(f"\nWritten to {path}")
+    return 1 if failures else 0
+
+
 def main(words: list[str] | None = None) -> int:
     """Run what the command line ``words`` asks for; 1 if a benchmark failed, 2 if there is no such one."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -84,14 +97,7 @@ def main(words: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(benchmark.name for benchmark in benchmarks))
         return 0
-    rows, failures = run(benchmarks, Settings(quick=options.quick), sys.stderr.write)
-    path = options.json or options.output / FILE
-    report.save(report.as_json(rows, quick=options.quick), path)
-    if BUILD in path.parents:
-        (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
-    print(report.table(rows))
-    print(f"\nWritten to {path}")
-    return 1 if failures else 0
+    return run_and_tell(benchmarks, options.json or options.output / FILE, quick=options.quick)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks import report
-from tests.benchmarks.__main__ import BUILD, run
-from tests.benchmarks.measure import Settings
+from tests.benchmarks.__main__ import BUILD, run_and_tell
 from tests.benchmarks.peers.compare import PEERS, Comparison, Peer
 
 FILE = "peers.json"
@@ -58,14 +56,7 @@ def main(words: list[str] | None = None) -> int:
     if missing := [name for name in needed if name not in found]:
         parser.error(f"{python} has no {', '.join(missing)}; make bench-peers installs what is needed")
     comparisons = [Comparison(peer, python) for peer in peers]
-    rows, failures = run(comparisons, Settings(quick=options.quick), sys.stderr.write)
-    path = options.output / FILE
-    report.save(report.as_json(rows, quick=options.quick, versions=found), path)
-    if path.parent == BUILD:
-        (BUILD / ".gitignore").write_text("*\n", encoding="utf-8")
-    print(report.table(rows))
-    print(f"\nWritten to {path}")
-    return 1 if failures else 0
+    return run_and_tell(comparisons, options.output / FILE, quick=options.quick, versions=found)
 
 
 if __name__ == "__main__":
