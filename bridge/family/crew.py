@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from bridge.family.child import Child, State
+from bridge.family.deaths import Deaths, death
 from bridge.family.health import Health
 from bridge.family.inflow import DONE, Kind, News
 from bridge.family.member import HOST_ENDED
 from bridge.family.messages import Report
-from bridge.family.nursery import Nursery
-from bridge.family.obituary import Dead, death
 from bridge.family.shared_state import SharedState
+from bridge.family.spawner import Spawner
 from bridge.family.template_process import TemplateProcess
 from bridge.options import ServeOptions
 from bridge.wire.framing import packets_of
@@ -39,7 +39,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 class Crew:
     """``options.workers`` workers. Loop thread only.
 
-    ``on_commands``, ``on_failure``: see :class:`bridge.family.nursery.Family`.
+    ``on_commands``, ``on_failure``: see :class:`bridge.family.spawner.Family`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Crew:
         self.pressure = scheduler.pressure
         self.children: list[Child] = []
         self._dirty: set[Child] = set()
-        self._dead = Dead(loop, self._bury)
+        self._deaths = Deaths(loop, self._end_requests)
         self._all_there = False
         self._host_ended = False
         self._nobody_left = asyncio.Event()
@@ -72,13 +72,13 @@ class Crew:
 
     def start(self, template: TemplateProcess) -> None:
         """Begin to have workers."""
-        self._nursery = Nursery(self._loop, template, self)
+        self._spawner = Spawner(self._loop, template, self)
         Health(self._loop, self._options, self).start()
 
     @property
     def counts(self) -> dict[str, int]:
         """How workers ended: ``died``, ``hung``, ``recycled``; and ``template_restarts``."""
-        return {**self._counts, "template_restarts": self._nursery.restarts}
+        return {**self._counts, "template_restarts": self._spawner.restarts}
 
     @property
     def size(self) -> int:
@@ -120,7 +120,7 @@ class Crew:
         """A request of ``child`` has ended."""
         child.load -= 1
         child.finished += 1
-        self._nursery.work_was_done()
+        self._spawner.work_was_done()
         if child.state is State.RETIRING and not child.load:
             self._see_off(child)
 
@@ -183,7 +183,7 @@ class Crew:
                 child.behind.append((command, args))
                 self._catch_up(child)
 
-    def set_by_halves(self, child: Child) -> None:
+    def setting_interrupted(self, child: Child) -> None:
         """A call that sets state was stopped in ``child``: nobody knows what it has done there by now."""
         self.setting = False
         self.retire(child)
@@ -223,20 +223,20 @@ class Crew:
     # ---- births --------------------------------------------------------------------------------
 
     def commands_known(self, report: Report) -> None:
-        """See :class:`bridge.family.nursery.Family`."""
+        """See :class:`bridge.family.spawner.Family`."""
         self.state.declare(report.states)
         self._on_commands(report)
 
     def can_fork(self) -> None:
         """Have as many workers as there should be and a spare one; one more while a worn-out one finishes."""
-        while self._nursery.open and self._lacks_one():
+        while self._spawner.open and self._lacks_one():
             try:
                 child = Child(self._loop, self)
             except OSError as error:  # no descriptors left
-                self._nursery.hold(error.strerror)
+                self._spawner.hold(error.strerror)
                 return
             self.children.append(child)
-            self._nursery.fork(child)
+            self._spawner.fork(child)
 
     def _lacks_one(self) -> bool:
         fresh = sum(child.state <= State.SERVING for child in self.children)
@@ -251,13 +251,13 @@ class Crew:
                 child.state = State.SERVING
 
     def born(self, child: Child) -> None:
-        """See :class:`bridge.family.nursery.Family`."""
+        """See :class:`bridge.family.spawner.Family`."""
         if self._host_ended:
             child.send(HOST_ENDED)
             child.flush()
 
     def not_born(self, child: Child) -> None:
-        """See :class:`bridge.family.nursery.Family`."""
+        """See :class:`bridge.family.spawner.Family`."""
         self._forget(child)
         child.close()
 
@@ -272,17 +272,17 @@ class Crew:
         child.close()
         self._counts[how] += 1
         if how != "recycled":
-            self._nursery.note_death(child)
+            self._spawner.note_death(child)
         self._fill()
         self.can_fork()
         if how != "recycled":
             log.warning("worker %s has %s", child.pid, how)
-        self._dead.add(child)
+        self._deaths.add(child)
 
     def process_ended(self, pid: int, status: int) -> None:
-        """See :class:`bridge.family.nursery.Family`."""
+        """See :class:`bridge.family.spawner.Family`."""
         child = next((child for child in self.children if child.pid == pid), None)
-        self._dead.note(pid, status, lives=child is not None)
+        self._deaths.note(pid, status, lives=child is not None)
         if child is not None:
             while child.state is not State.GONE and child.read():
                 pass  # its last words
@@ -294,7 +294,7 @@ class Crew:
         if not self.children:
             self._nobody_left.set()
 
-    def _bury(self, child: Child, status: int | None) -> None:
+    def _end_requests(self, child: Child, status: int | None) -> None:
         """End what a dead worker had in hand."""
         routes = [*child.inflow.routes.values()]
         child.inflow.routes.clear()
@@ -321,7 +321,7 @@ class Crew:
 
     async def aclose(self, within_s: float) -> None:
         """End all workers and the template, within ``within_s`` seconds; at once with 0."""
-        self._nursery.stop()
+        self._spawner.stop()
         for child in [*self.children]:
             if not within_s:
                 child.close()
@@ -336,4 +336,4 @@ class Crew:
         for child in self.children:
             child.kill()
             child.close()
-        self._nursery.close(HURRY_S)
+        self._spawner.close(HURRY_S)

@@ -16,7 +16,7 @@ log = logging.getLogger("bridge.family")
 TICK_S: Final = 2.0
 
 
-class Patients(Protocol):
+class Watched(Protocol):
     """The workers, and what may be done about them."""
 
     @property
@@ -30,10 +30,10 @@ class Patients(Protocol):
 class Health:
     """Kills workers whose loop answers nothing for ``hung_after_s``, and retires the worn out one by one."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: ServeOptions, patients: Patients) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: ServeOptions, watched: Watched) -> None:
         self._loop = loop
         self._options = options
-        self._patients = patients
+        self._watched = watched
         self._tick_s = min(TICK_S, options.hung_after_s / 4)
 
     def start(self) -> None:
@@ -41,14 +41,14 @@ class Health:
         self._loop.call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
-        children = self._patients.children
+        children = self._watched.children
         for child in children:
             if child.state < State.LEAVING and child.pid is not None:
                 self._look_at(child, self._loop.time())
         if all(child.state is not State.RETIRING for child in children):
             worn = next((child for child in children if self._is_worn(child)), None)
             if worn is not None:
-                self._patients.retire(worn)
+                self._watched.retire(worn)
         self.start()
 
     def _look_at(self, child: Child, now: float) -> None:
@@ -57,7 +57,7 @@ class Health:
         if child.asked is None:
             if now - child.heard >= self._tick_s:
                 child.asked = now
-                self._patients.ask(child, "ping", {}, lambda _: None)
+                self._watched.ask(child, "ping", {}, lambda _: None)
         elif now - child.asked >= self._options.hung_after_s:
             log.error("worker %s has not answered for %.1f s: it is killed", child.pid, now - child.heard)
             child.hung = True

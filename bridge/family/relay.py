@@ -115,7 +115,7 @@ class Relay:
             self.route.kind = Kind.GHOST
             self.stream.resume_at(self.route.chunks)
             if self.sets_state:
-                self._scheduler.crew.set_by_halves(self.child)
+                self._scheduler.crew.setting_interrupted(self.child)
             self._scheduler.crew.let_go(self.child)
 
     def grant(self, count: int | None) -> None:
@@ -198,7 +198,7 @@ class FamilyScheduler(Scheduler):
         if relay.sets_state:
             self.crew.setting = False
             if last.type == "cancelled" or last.error_code == Code.DEADLINE_EXCEEDED:
-                self.crew.set_by_halves(child)
+                self.crew.setting_interrupted(child)
             elif last.type != "error":
                 self.crew.was_set(stream.command, _args_of(stream.args), child)
         self.sessions.release(stream)

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from bridge.family.child import Child, Home
-from bridge.family.nursery import MAX_BACKOFF_S, Family, Nursery
+from bridge.family.spawner import MAX_BACKOFF_S, Family, Spawner
 from bridge.family.template_process import TemplateProcess
 from tests.family.conftest import WITHOUT_DSPY
 from tests.family.conftest import Family as Families
@@ -93,9 +93,9 @@ def test_the_pause_between_forks_has_a_bound() -> None:
 
     delays: list[float] = []
     stub: Any = Stub()
-    nursery = Nursery(stub, cast(TemplateProcess, stub), cast(Family, stub))
+    spawner = Spawner(stub, cast(TemplateProcess, stub), cast(Family, stub))
     for _ in range(3000):
-        nursery.note_death(stub)
+        spawner.note_death(stub)
     assert max(delays) == MAX_BACKOFF_S
 
 

@@ -25,7 +25,7 @@ NEWBORN_S: Final = 1.0
 
 
 class Family(Protocol):
-    """What a nursery tells."""
+    """What a spawner tells."""
 
     def commands_known(self, report: Report) -> None:
         """The template has loaded the commands."""
@@ -46,7 +46,7 @@ class Family(Protocol):
         """A worker has ended with the status that waitpid(2) gave."""
 
 
-class Nursery:
+class Spawner:
     """Has the template, starts it anew when it dies, and forks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, template: TemplateProcess, family: Family) -> None:

@@ -42,22 +42,24 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class Dead:
+class Deaths:
     """Brings the dead and what they died of together: both are told, in either order, by different ways.
 
-    ``bury(child, status)`` is called once for each; the status is None when it did not come in time.
+    ``end_requests(child, status)`` is called once for each; the status is None when it did not come in time.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, bury: Callable[[Child, int | None], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, end_requests: Callable[[Child, int | None], None]
+    ) -> None:
         self._loop = loop
-        self._bury = bury
+        self._end_requests = end_requests
         self._waiting: dict[int, Child] = {}
         self._statuses: dict[int, int] = {}
 
     def add(self, child: Child) -> None:
         """``child`` has died. If nobody waits for the reason neither does this."""
         if child.pid is None or child.pid in self._statuses or not child.inflow.routes:
-            self._bury(child, None if child.pid is None else self._statuses.pop(child.pid, None))
+            self._end_requests(child, None if child.pid is None else self._statuses.pop(child.pid, None))
         else:
             self._waiting[child.pid] = child
             self._loop.call_later(STATUS_S, self._out_of_time, child)
@@ -65,11 +67,11 @@ class Dead:
     def note(self, pid: int, status: int, *, lives: bool) -> None:
         """The process ``pid`` died of ``status``. ``lives``: it is still to be added."""
         if (child := self._waiting.pop(pid, None)) is not None:
-            self._bury(child, status)
+            self._end_requests(child, status)
         elif lives:
             self._statuses[pid] = status
 
     def _out_of_time(self, child: Child) -> None:
         if child.pid is not None and self._waiting.get(child.pid) is child:
             del self._waiting[child.pid]
-            self._bury(child, None)
+            self._end_requests(child, None)
