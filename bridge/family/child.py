@@ -61,6 +61,8 @@ class Child:
         self.load = self.taken = self.finished = 0
         #: Grows with each request given to any worker; here, what it was for the latest one.
         self.turn = 0
+        #: Whether it has said so.
+        self.ready = False
         #: Calls that set state and have not been made here yet, and whether one is being made.
         self.behind: deque[tuple[str, Any]] = deque()
         self.catching_up = False

@@ -167,9 +167,9 @@ class Crew:
         return True
 
     def _heard(self, child: Child, what: str) -> None:
-        if what == "ready" and child.state is State.STARTING:
-            child.behind.extend(self.state.calls())
-            self._catch_up(child)
+        if what == "ready":
+            child.ready = True
+            self._welcome(child)
         elif what == "retire" and not self._scheduler.draining:
             self.retire(child)
 
@@ -255,6 +255,14 @@ class Crew:
         if self._host_ended:
             child.send(HOST_ENDED)
             child.flush()
+        self._welcome(child)
+
+    def _welcome(self, child: Child) -> None:
+        """Have a newborn get to work once it has spoken *and* the template has named its process, in either
+        order: one without a name could be neither retired nor killed."""
+        if child.ready and child.pid is not None:
+            child.behind.extend(self.state.calls())
+            self._catch_up(child)
 
     def not_born(self, child: Child) -> None:
         """See :class:`bridge.family.spawner.Family`."""

@@ -7,6 +7,8 @@ import signal
 import time
 from collections import Counter
 
+import pytest
+
 from tests.family.conftest import Family
 from tests.support.processes import template_of, workers_of
 from tests.support.worker import PATIENCE, Worker
@@ -20,8 +22,9 @@ def recycled(worker: Worker, at_least: int) -> dict[str, int]:
     return dict(told)
 
 
-def test_max_requests_is_each_workers(family: Family) -> None:
-    worker = family("--max-requests", "5")
+@pytest.mark.parametrize("flags", [(), ("--commands", "tests.support.late_names")], ids=["", "late-names"])
+def test_max_requests_is_each_workers(family: Family, flags: tuple[str, ...]) -> None:
+    worker = family("--max-requests", "5", *flags)
     ids = [worker.request("kit.where", {"pause_ms": 1}) for _ in range(60)]
     ends = [worker.collect(request)[-1] for request in ids]
     assert {end["type"] for end in ends} == {"result"}, "none is lost"
