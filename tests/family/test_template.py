@@ -10,7 +10,7 @@ import pytest
 
 from tests.family.conftest import Family
 from tests.support.handlers import KEY
-from tests.support.processes import all_serving, template_of
+from tests.support.processes import all_serving, template_of, workers_of
 from tests.support.provider import MODELS, Provider, Reply
 from tests.support.streams import fit
 from tests.support.worker import types
@@ -51,7 +51,7 @@ def test_a_call_of_a_language_model_loads_nothing_anew(family: Family) -> None:
 
 def test_the_template_has_one_thread_and_its_own_sockets(family: Family) -> None:
     worker = family(dspy=True)
-    all_serving(worker)
+    workers_of(worker)  # all of them: the template has nothing in hand
     template = Path(f"/proc/{template_of(worker)}")
     assert len([*(template / "task").iterdir()]) == 1
     opened = [os.readlink(fd) for fd in (template / "fd").iterdir()]

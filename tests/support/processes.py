@@ -27,12 +27,16 @@ def forked(family: Worker) -> list[int]:
 
 
 def workers_of(family: Worker, count: int = 2) -> list[int]:
-    """The workers' pids, once there are ``count`` that serve, and a spare one besides."""
+    """The workers' pids, once there are ``count`` that serve, a spare one besides, and nobody else."""
     deadline = time.monotonic() + PATIENCE
-    while len(forked(family)) != count + 1 or len(serving := _serving(family)) != count:
+    while len(forked(family)) != count + 1 or _states(family) != ["serving"] * count + ["spare"]:
         assert time.monotonic() < deadline, forked(family)
         time.sleep(0.005)
-    return serving
+    return _serving(family)
+
+
+def _states(family: Worker) -> list[str]:
+    return sorted(row["state"] for row in family.call("stats")["workers"])
 
 
 def _serving(family: Worker) -> list[int]:
