@@ -38,6 +38,7 @@ OVERDUE_S: Final = 2.0
 LEAVE_S: Final = 2.0
 #: Longest line, in bytes; the worker's own limit is far below.
 MAX_LINE_BYTES: Final = 2**31
+_CLOSED: Final = "The client was closed."
 
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -123,7 +124,7 @@ class Link:
         if self.usable:
             return
         if self.closed:
-            raise ClientClosed("The client was closed.")
+            raise ClientClosed(_CLOSED)
         if self._broken is not None:
             raise self._broken.again()
         if self.gone.done():
@@ -144,7 +145,7 @@ class Link:
                 # Its input stays open: tools are answered and credit is granted to the end.
                 self._shut_down({"mode": "drain", "grace_ms": round(grace * 1000)})
                 await asyncio.wait([self.gone], timeout=grace)
-            self._fail_all(ClientClosed("The client was closed."))
+            self._fail_all(ClientClosed(_CLOSED))
             self._shut_down({"mode": "abort"})
             self._process.close_stdin()
             await self._process.wait(LEAVE_S)
@@ -258,6 +259,8 @@ class Link:
             inbox.end()
             return
         error = from_chunk(chunk)
+        if self.closed and chunk.get("reason") == "shutdown":  # the grace was over there a moment sooner
+            error = ClientClosed(_CLOSED)
         if error.code == SHUTTING_DOWN:  # said to what comes after a recycling worker's limit
             self.recycles = True
             self._leave()

@@ -113,7 +113,8 @@ def test_examples_without_a_worker(name: str, tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "__main__.py").write_text("raise SystemExit(2)")
     done = example(name, tmp_path, PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
+    said = [line for line in done.stdout.splitlines() if line and "It is started again" not in line]
+    assert (done.returncode, said) == (1, []), "but for the log, on a slow machine"
     assert done.stderr.startswith("The worker ended before it had answered")
     assert done.stderr.count("\n") == 1
 

@@ -200,7 +200,8 @@ def _ticks(tasks: int, turns: Turns, each: int, *, waits: bool) -> list[int]:
             await turns.take()
             taken[-1] += 1
             if waits:
-                await asyncio.sleep(0.001)
+                for _ in range(5):
+                    await asyncio.sleep(0)
 
     async def run() -> None:
         running = [asyncio.ensure_future(task()) for _ in range(tasks)]

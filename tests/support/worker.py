@@ -21,7 +21,7 @@ from tests.support.wirecheck import Checker, Chunk, Cutter, Key, frame, key_of
 ROOT = Path(__file__).resolve().parents[2]
 TEST_COMMANDS = "tests.support.commands"
 #: Seconds any single wait may take: far more than a healthy worker needs on a busy machine.
-PATIENCE = 15.0
+PATIENCE = 40.0
 
 _ErrorType = type[BaseException]  # Worker.type hides the built-in inside the class
 
