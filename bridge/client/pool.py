@@ -41,6 +41,18 @@ WAIT_S: Final = 30.0
 _Tried = asyncio.Future[RequestError | None]
 
 
+class _Row:
+    """Workers that have failed, one after the other."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def count(self, link: Link, lived: float) -> None:
+        """A worker has ended, and took requests for ``lived`` seconds."""
+        steady = (link.recycles and link.useful) or lived >= STEADY_S
+        self.failures = 0 if steady else self.failures + 1
+
+
 class Pool(Caller):
     """``workers`` processes behind one client: requests go to the one with the fewest in flight.
 
@@ -218,19 +230,17 @@ class Pool(Caller):
 
     async def _keep(self, tried: _Tried) -> None:
         """Have one worker up until the pool is closed. ``tried`` tells how the first start went."""
-        loop = asyncio.get_running_loop()
-        failures = 0
+        row = _Row()
         while not self._closed.is_set():
-            begun = loop.time()
-            link = Link(self._options, replaceable=True)
-            await self._run_one(link, tried)
-            steady = (link.recycles and link.useful) or loop.time() - begun >= STEADY_S
-            failures = 0 if steady else failures + 1
-            if failures > 1:
-                await self._pause(min(FIRST_BACKOFF_S * 2 ** min(failures - 2, 10), LONGEST_BACKOFF_S))
+            await self._run_one(Link(self._options, replaceable=True), tried, row)
+            if row.failures > 1:
+                await self._pause(min(FIRST_BACKOFF_S * 2 ** min(row.failures - 2, 10), LONGEST_BACKOFF_S))
 
-    async def _run_one(self, link: Link, tried: _Tried) -> None:
-        """One worker until it takes no more requests."""
+    async def _run_one(self, link: Link, tried: _Tried, row: _Row) -> None:
+        """One worker until it takes no more requests. What became of it is counted in ``row``, as soon as
+        that is known."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         self._all.add(link)
         error: RequestError | None = None
         try:
@@ -249,9 +259,14 @@ class Pool(Caller):
             await asyncio.shield(link.leaving)
             if link in self._links:
                 self._links.remove(link)
-        ending = asyncio.get_running_loop().create_task(self._see_off(link, error is None))
+        lived = loop.time() - begun
+        ending = loop.create_task(self._see_off(link, error is None))
         self._seen_off.add(ending)
         ending.add_done_callback(self._seen_off.discard)
+        if error is not None or link.gone.done():
+            row.count(link, lived)
+        else:  # it refuses requests before it has answered the first
+            link.gone.add_done_callback(lambda _: row.count(link, lived))
 
     async def _bring_up(self, link: Link) -> None:
         """Start a worker and tell it all that was configured, meanwhile included."""

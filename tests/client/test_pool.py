@@ -92,13 +92,17 @@ def test_retries_send_again_what_nobody_has_seen() -> None:
     run(main())
 
 
-def test_a_recycled_worker_loses_nothing() -> None:
+def test_a_recycled_worker_loses_nothing_and_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(_pool: Pool, seconds: float) -> None:
+        raise AssertionError(f"a pause of {seconds} s")
+
     async def main() -> None:
         async with pool("--max-requests", "5") as workers:
             calls = [workers.call("kit.echo", {"n": n}) for n in range(100)]
             answers = await asyncio.gather(*calls)
             assert [answer["echo"]["n"] for answer in answers] == list(range(100))
 
+    monkeypatch.setattr(Pool, "_pause", pause)
     run(main())
 
 

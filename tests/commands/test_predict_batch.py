@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -467,14 +468,18 @@ def test_debug_adds_the_traceback_to_items_errors() -> None:
 
 def test_what_cancelled_items_had_cost_is_counted() -> None:
     # Its first answer can not be read, so that the adapter asks again and waits when the other item fails.
+    asked_again = threading.Event()
+    twice = iter([Reply("no fields here")])
+
+    def reply(request: Any) -> Reply:
+        if "bad" in request.user:
+            return failure(400, gate=asked_again)
+        if first := next(twice, None):
+            return first
+        asked_again.set()
+        return Reply(hang=True)
+
     with Provider() as provider:
-
-        def reply(request: Any) -> Reply:
-            if "bad" in request.user:
-                provider.wait_for(lambda p: p.at_once == 2 and len(p.requests) == 3)
-                return failure(400)
-            return Reply("no fields here") if request.number == 0 else Reply(hang=True)
-
         provider.replies(reply)
         items = [{"text": "twice"}, {"text": "bad"}]
         (_, last) = Harness().batch(items, lm=native(provider.url), max_errors=1, concurrency=2)
