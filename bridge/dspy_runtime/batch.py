@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
@@ -16,53 +17,66 @@ WINDOW = 32
 #: Finished items, per one running, that may wait for an earlier one when results are wanted in order.
 LOOK_AHEAD = 8
 MIN_LOOK_AHEAD = 64
-#: Items that may begin in one tick of the loop: a quarter of a millisecond of DSPy's work each.
-TURNS = 4
+#: Seconds of a tick of the loop in which items may begin; each is a quarter of a millisecond of DSPy's work
+#: or more. A tick costs a write, which wakes the host: with fewer items it would be a tenth of the time.
+TICK_S = 0.002
+#: Items that may begin together, however little the ones before took.
+MOST = 16
 
 
 class Turns:
-    """At most ``each`` turns in one tick of the loop; who comes later in it waits for another.
+    """Bounds what begins in one tick of the loop: turns are had at once within ``tick_s`` of its start, later
+    ones wait for another tick. So others have the loop after that time and the longest turn.
 
     Most turns are taken without a wait where they are taken one after the other, by tasks that did not have
-    to wait in between: such a task goes on, while those that wait are let in one a tick.
+    to wait in between: such a task goes on, while those that wait are let in one a tick. Where all wait, as
+    many are let in together as the ticks before have shown to fit.
     """
 
-    def __init__(self, each: int) -> None:
-        self._each = each
-        self._left = each
+    def __init__(self, tick_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._tick_s = tick_s
+        self._clock = clock
+        self._ticking = False
+        self._began = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._scheduled = False
-        self._taken_at_once = True
+        self._taken_at_once = False
+        self._together = 1
 
     async def take(self) -> None:
         """Have a turn."""
-        if self._left:
-            self._left -= 1
-            self._taken_at_once = True
-            self._schedule()
+        if not self._ticking:
+            self._begin()
+        elif self._clock() - self._began >= self._tick_s:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
             return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        await waiter
+        self._taken_at_once = True
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._next_tick)
+    def _begin(self) -> None:
+        self._ticking = True
+        self._began = self._clock()
+        asyncio.get_running_loop().call_soon(self._next_tick)
 
     def _next_tick(self) -> None:
-        self._scheduled = False
-        self._left = self._each
-        let_in = 1 if self._taken_at_once else max(1, self._each - 1)
+        self._ticking = False
+        left = 1 if self._taken_at_once else self._fitting(self._clock() - self._began)
         self._taken_at_once = False
-        while self._waiting and let_in:
+        while self._waiting and left:
             waiter = self._waiting.popleft()
             if not waiter.done():  # cancelled meanwhile
                 waiter.set_result(None)
-                self._left -= 1
-                let_in -= 1
-        if self._left < self._each:
-            self._schedule()
+                left -= 1
+                if not self._ticking:
+                    self._begin()
+
+    def _fitting(self, took_s: float) -> int:
+        """How many may begin together, the last tick having taken ``took_s`` with as many as it had."""
+        if took_s > self._tick_s:
+            self._together = max(1, self._together // 2)
+        elif took_s < self._tick_s / 2:
+            self._together = min(MOST, 2 * self._together)
+        return self._together
 
 
 class Outcome(msgspec.Struct):
@@ -88,9 +102,9 @@ class Batch:
         self._next_in_order = 0
         self._ready: deque[Outcome] = deque()
         self._early: dict[int, Outcome] = {}
-        self._turns = Turns(TURNS)
+        self._turns = Turns(TICK_S)
         self._room = asyncio.Event()
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
         self._crash: BaseException | None = None
         #: Whether ``max_errors`` was reached.
         self.stopped = False
@@ -119,8 +133,8 @@ class Batch:
                 if stopping:
                     return
                 if given < self._total and not self.stopped:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._news = asyncio.get_running_loop().create_future()
+                    await self._news
         finally:
             await _cancel(tasks)
 
@@ -154,7 +168,12 @@ class Batch:
             self._make_room()
         else:
             self._ready.append(outcome)
-        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """There is something new: see :meth:`run`."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     def _has_room(self) -> bool:
         return len(self._ready) < WINDOW and len(self._early) < self._look_ahead
@@ -172,10 +191,11 @@ class Batch:
         error = BridgeError("A batch worker was cancelled.") if task.cancelled() else task.exception()
         if error is not None and not self.stopped:
             self._crash = self._crash or error
-            self._news.set()
+            self._tell()
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:
-    for task in tasks:
+    running = [task for task in tasks if not task.done()]
+    for task in running:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*running, return_exceptions=True)

@@ -7,7 +7,9 @@ once: kept, it would hold 4 KB for a small object.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +17,7 @@ import orjson
 
 from bridge.errors import BridgeError, Code
 from bridge.wire.codec import encode_plain, escape_separators, exceeds_depth, unbound_chunk
-from bridge.wire.fallback import convert, key_text, plain, struct_fields
+from bridge.wire.fallback import convert, key_text, plain, struct_fields, struct_plan
 from bridge.wire.framing import packet
 from bridge.wire.messages import Final_, RequestId
 
@@ -92,6 +94,11 @@ class ChunkFormat:
         if isinstance(payload, Final_):
             payload = payload.payload
         if isinstance(payload, msgspec.Struct):
+            if (plan := chunk_plan(type(payload))) is not None:
+                tag, names, get = plan
+                values = get(payload)
+                if msgspec.UnsetType not in map(type, values):
+                    return dict(zip(names, (tag, *values), strict=True))
             fields = struct_fields(payload)
         elif isinstance(payload, Mapping):
             fields = {key_text(key): value for key, value in payload.items()}
@@ -120,6 +127,21 @@ class ChunkFormat:
             if size > self._max_bytes:
                 return encode_plain(_too_long(payload, size, self._max_bytes)) + b"\n"
         return encoded
+
+
+@functools.cache
+def chunk_plan(
+    kind: type[msgspec.Struct],
+) -> tuple[str, tuple[str, ...], Callable[[msgspec.Struct], tuple[Any, ...]]] | None:
+    """How nearly all typed chunks become a mapping: the type, the names of all fields, the type's first, and
+    what gets their values. None for those whose fields need a look at each."""
+    fixed, fields = struct_plan(kind)
+    names = ("type", *(encoded for _, encoded in fields))
+    if list(fixed) != ["type"] or type(fixed["type"]) is not str or len(fields) < 2:
+        return None  # (of one field, attrgetter gives no tuple)
+    if RESERVED & {*names}:
+        return None
+    return fixed["type"], names, operator.attrgetter(*(name for name, _ in fields))
 
 
 def _too_long(payload: Any, size: int, maximum: int) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _dump_model(value: Any) -> Any:
 
 def struct_fields(value: msgspec.Struct) -> dict[str, Any]:
     """A Struct's tag and fields under their encoded names, absent ones (UNSET) left out."""
-    fixed, names = _struct_plan(type(value))
+    fixed, names = struct_plan(type(value))
     fields = dict(fixed)
     for name, encoded in names:
         item = getattr(value, name)
@@ -106,7 +106,8 @@ def struct_fields(value: msgspec.Struct) -> dict[str, Any]:
 
 
 @functools.cache
-def _struct_plan(kind: type[msgspec.Struct]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def struct_plan(kind: type[msgspec.Struct]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The tag field, and the fields' names in Python and in JSON."""
     config = kind.__struct_config__
     fixed = {} if config.tag_field is None else {config.tag_field: config.tag}
     return fixed, list(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))

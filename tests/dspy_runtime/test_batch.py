@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bridge.dspy_runtime.batch import MIN_LOOK_AHEAD, TURNS, WINDOW, Batch, Outcome, Turns
+from bridge.dspy_runtime.batch import MIN_LOOK_AHEAD, TICK_S, WINDOW, Batch, Outcome, Turns
 from bridge.errors import BridgeError
 
 
@@ -147,7 +148,7 @@ def test_a_thousand_ready_workers_leave_the_loop_to_others() -> None:
 
     async def watch() -> None:
         while True:
-            seen.append(len(begun))
+            seen.append((time.perf_counter(), len(begun)))
             await asyncio.sleep(0)
 
     async def run() -> None:
@@ -156,9 +157,10 @@ def test_a_thousand_ready_workers_leave_the_loop_to_others() -> None:
         watching.cancel()
 
     begun: list[int] = []
-    seen: list[int] = []
+    seen: list[tuple[float, int]] = []
     asyncio.run(run())
-    assert max(after - before for before, after in itertools.pairwise(seen)) <= TURNS
+    ticks = sorted(after[0] - before[0] for before, after in itertools.pairwise(seen) if after[1] > before[1])
+    assert ticks[len(ticks) // 2] < 3 * TICK_S, "the median: a busy machine may hold up some"
 
 
 def test_leaving_early_cancels_what_runs() -> None:
@@ -191,13 +193,26 @@ def test_a_broken_worker_ends_the_batch_instead_of_hanging_it() -> None:
         asyncio.run(run(cancelled))
 
 
-def _ticks(tasks: int, turns: Turns, each: int, *, waits: bool) -> list[int]:
+class Steps:
+    """A clock on which a task's step takes one second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _ticks(tasks: int, seconds: float, each: int, *, waits: bool) -> list[int]:
     """Turns taken in each tick by so many tasks that take ``each`` of them, and wait after each or not."""
     taken: list[int] = []
+    clock = Steps()
+    turns = Turns(seconds, clock)
 
     async def task() -> None:
         for _ in range(each):
             await turns.take()
+            clock.now += 1
             taken[-1] += 1
             if waits:
                 for _ in range(5):
@@ -216,23 +231,25 @@ def _ticks(tasks: int, turns: Turns, each: int, *, waits: bool) -> list[int]:
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize(("tasks", "each"), [(1, 50), (3, 20), (100, 1), (100, 5)])
 def test_a_tick_has_so_many_turns_and_all_are_had(tasks: int, each: int, waits: bool) -> None:
-    taken = _ticks(tasks, Turns(4), each, waits=waits)
+    taken = _ticks(tasks, 8, each, waits=waits)
     assert sum(taken) == tasks * each
-    assert max(taken) <= 2 * 4  # the loop's tick may begin in the middle of one of theirs
+    assert max(taken) <= 2 * 8  # the loop's tick may begin in the middle of one of theirs
     if tasks == 100:
         busy = taken[: len(taken) - taken[::-1].index(max(taken))]
-        assert sum(busy) / len(busy) >= 2, "tasks that wait are let in three at a time"
+        assert sum(busy) / len(busy) >= 3, "tasks that wait are let in several at a time"
 
 
-def test_a_single_turn_a_tick() -> None:
-    assert sum(_ticks(20, Turns(1), 3, waits=False)) == 60
+def test_turns_longer_than_a_tick() -> None:
+    taken = _ticks(20, 0.1, 3, waits=False)
+    assert (sum(taken), max(taken)) == (60, 1)
 
 
 def test_those_who_give_up_hold_up_nobody() -> None:
     async def run() -> None:
-        turns = Turns(2)
+        turns = Turns(1, clock := Steps())
         for _ in range(2):
             await turns.take()
+            clock.now += 0.5
         waiting = [asyncio.ensure_future(turns.take()) for _ in range(10)]
         await asyncio.sleep(0)
         for one in waiting[:9]:

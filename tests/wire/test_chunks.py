@@ -294,6 +294,53 @@ def test_typed_chunks_carry_their_tag_and_no_absent_fields() -> None:
     assert chunk(ItemError(index=1)) == {"id": "r%1", "seq": 0, "type": "item_error", "index": 1}
 
 
+class Renamed(Chunk, rename="camel"):
+    first_name: str
+    last_seen: int | None = None
+    note: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Untagged(msgspec.Struct):
+    a: int
+    b: int
+
+
+class Numbered(msgspec.Struct, tag_field="type", tag=3):
+    a: int
+    b: int
+
+
+class Elsewhere(msgspec.Struct, tag_field="kind", tag="x"):
+    a: int
+    type: str
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (Renamed(first_name="A"), {"type": "renamed", "firstName": "A", "lastSeen": None}),
+        (
+            Renamed(first_name="A", last_seen=1, note="n"),
+            {"type": "renamed", "firstName": "A", "lastSeen": 1, "note": "n"},
+        ),
+        (Untagged(1, 2), {"type": "chunk", "a": 1, "b": 2}),
+        (Numbered(1, 2), {"type": "chunk", "a": 1, "b": 2}),
+        (Elsewhere(1, "t"), {"type": "t", "kind": "x", "a": 1}),
+    ],
+)
+def test_structs_of_all_kinds_are_chunks(typed: Any, expected: dict[str, Any]) -> None:
+    for framing in FORMATS:
+        assert chunk(typed, framing) == {"id": "r%1", "seq": 0, **expected}
+
+
+def test_a_struct_whose_annotations_can_not_be_resolved_is_a_chunk() -> None:
+    class Local(Chunk):
+        a: Nowhere  # type: ignore[name-defined]  # noqa: F821 - as behind TYPE_CHECKING
+        b: int
+
+    assert chunk(Local(a=1, b=2)) == {"id": "r%1", "seq": 0, "type": "local", "a": 1, "b": 2}
+
+
 # Tuples 5,000 deep are orjson's own trap: 3.12 and 3.13 do not count them and write beyond their buffer.
 @pytest.mark.parametrize("extra", [0, 1, 2, 100, 300, 5000])
 @pytest.mark.parametrize("kind", ["list", "dict", "tuple"])
