@@ -12,7 +12,7 @@ demo: $(VENV)/.run
 	@MODEL='$(MODEL)' API_BASE='$(API_BASE)' BRIDGE='$(BIN)/dspy-bridge' examples/shell/demo.sh
 
 test: lint $(VENV)/.tools
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -12,6 +12,9 @@ import pytest
 
 from tests.support.worker import Worker
 
+# With bytecode, as installed workers have it: without, each of them would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A busy machine is no failure, and a run must not depend on the one before.
 hypothesis.settings.register_profile(
     "bridge",
