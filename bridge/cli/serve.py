@@ -90,7 +90,9 @@ def mcp_server(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _workers(text: str) -> int:
     if text == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        from bridge.cli.cores import usable_cores  # only where it is asked
+
+        return min(usable_cores(), MAX_WORKERS)
     value = _read(int, text)
     if value is None or not 1 <= value <= MAX_WORKERS:
         raise WrongValue(f"give a number from 1 to {MAX_WORKERS:,} or 'auto', not {text!r}")

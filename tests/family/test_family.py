@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.cli.cores import usable_cores
 from tests.conformance.kit import load_cases, run_case
 from tests.family.conftest import WITHOUT_DSPY, Family
 from tests.support.processes import everybody, template_of, wait_all_gone, workers_of
@@ -216,7 +217,7 @@ def test_one_worker_is_one_process(family: Family) -> None:
 
 def test_auto_is_a_worker_for_each_core(family: Family) -> None:
     worker = family("--workers", "auto")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if cores == 1:
         assert worker.call("kit.where")["pid"] == worker.pid
     else:
