@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -70,14 +71,14 @@ class TemplateProcess:
 
     def wait(self, timeout_s: float) -> None:
         """Wait for its end, which is the end of all workers."""
-        try:
+        with suppress(OSError, AttributeError):
             pidfd = os.pidfd_open(self.pid)
-        except (OSError, AttributeError):
-            return
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(timeout_s * 1000)
-        os.close(pidfd)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(timeout_s * 1000)
+            os.close(pidfd)
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)  # in a container there may be nobody else to do so
 
     def _read(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -140,6 +141,28 @@ def test_an_abort_cancels_what_runs_and_what_waits(family: Family) -> None:
     assert {c["id"] for c in chunks if c["type"] == "cancelled" and c["reason"] == "shutdown"} == {*ids}
     assert worker.wait(2) == 0
     wait_all_gone(pids, 1.5)
+
+
+@pytest.mark.parametrize("how", ["eof", "term", "abort"])
+def test_nothing_is_left_to_reap(family: Family, how: str) -> None:
+    """Where the first process of a container reaps nobody, what is left would stay for ever."""
+    prctl, subreaper = ctypes.CDLL(None).prctl, 36  # linux/prctl.h
+    prctl(subreaper, 1, 0, 0, 0)
+    try:
+        worker = family()
+        pids = everybody(worker)
+        if how == "eof":
+            worker.close_stdin()
+        elif how == "term":
+            worker.terminate()
+        else:
+            worker.control("shutdown", mode="abort")
+        worker.rest()
+        assert worker.wait() == 0
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            assert not {*pids} & {*map(int, file.read().split())}
+    finally:
+        prctl(subreaper, 0, 0, 0, 0)
 
 
 def test_a_second_signal_aborts(family: Family) -> None:
