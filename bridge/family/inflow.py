@@ -14,6 +14,7 @@ import msgspec
 from orjson import dumps
 
 from bridge.wire.codec import escape_separators
+from bridge.wire.framing import lines_of
 from bridge.wire.messages import RequestId
 
 DONE: Final = b',"done":true}'
@@ -106,8 +107,7 @@ class Inflow:
 
     def _sort(self, block: bytes) -> News:
         news = News(block, [], [], [])
-        lines = block.split(b"\n")
-        lines.pop()
+        lines = lines_of(block)
         dropped: list[int] = []
         route = self._current
         head = route.head if route is not None and route.kind is Kind.HOST else _NO_LINE

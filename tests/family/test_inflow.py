@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.family.inflow import Inflow, Kind, Route, key_of
+from bridge.wire.framing import LONG
 from bridge.wire.messages import RequestId
 
 IDS: list[RequestId] = ["a", "b", 'q",\\"seq":1', 1, "1", "\u2028", "long" * 20, -5]
 KINDS = dict(zip(IDS, [Kind.HOST] * 6 + [Kind.OWN, Kind.GHOST], strict=True))
 UNBOUND = [b'{"id":null,"type":"ready","x":1}', b'{"id":null,"type":"error","code":"x"}']
+WIDE = b',"text":"%b"}' % (b"w" * LONG)
 NESTED = b',"value":{"done":true}}'
 
 
@@ -36,7 +38,11 @@ def conversations(draw: st.DrawFn) -> list[tuple[RequestId | None, bytes]]:
             seq = seqs.get(choice, 0)
             seqs[choice] = seq + 1
             done = draw(st.integers(0, 9)) == 0
-            rest = b',"type":"x","done":true}' if done else draw(st.sampled_from([b',"type":"x"}', NESTED]))
+            rest = (
+                b',"type":"x","done":true}'
+                if done
+                else draw(st.sampled_from([b',"type":"x"}', NESTED, WIDE]))
+            )
             if done:
                 ended.add(choice)
             lines.append((choice, line_of(choice, seq, rest)))
