@@ -111,6 +111,37 @@ def test_tools_are_run_by_the_host(family: Family) -> None:
     assert [worker.collect(request)[-1]["value"] for request in ids] == [0, 2, 4, 6, 8, 10]
 
 
+def test_a_control_is_answered_before_bye_whatever_its_worker_does(family: Family) -> None:
+    worker = family()
+    worker.request("kit.ask", id="a")
+    call = worker.type("tool_call", "a")
+    controls: list[dict[str, object]] = [
+        {
+            "id": "answer",
+            "command": "tool_result",
+            "args": {"target": "a", "call_id": call["call_id"], "value": 1},
+        },
+        {"command": "shutdown", "args": {"mode": "abort"}},
+    ]
+    worker.write("".join(json.dumps(control) + "\n" for control in controls).encode())
+    rest = worker.rest()  # the checker sees to it that nothing follows bye
+    assert sorted(str(chunk["id"]) for chunk in rest) == ["None", "a", "answer"]
+    assert rest[-1]["type"] == "bye"
+
+
+def test_a_control_does_not_wait_longer_than_its_target(family: Family) -> None:
+    worker = family("--workers", "2", "--hung-after-s", "60")
+    worker.request("kit.block_loop", {"seconds": 30}, id="b")
+    worker.type("started", "b")
+    time.sleep(0.2)  # until the loop is blocked: only the handler knows when
+    worker.send(id="k", command="tool_result", args={"target": "b", "call_id": "c1", "value": 1})
+    worker.control("cancel", target="b")
+    assert worker.collect("b", 3)[-1]["type"] == "cancelled"
+    assert worker.collect("k", 0.5)[-1]["type"] == "ok"
+    worker.send(id="k", command="tool_result", args={"target": "b", "call_id": "c1", "value": 1})
+    assert worker.collect("k", 0.5)[-1]["type"] == "ok", "its id is free"
+
+
 def test_a_host_that_does_not_read_is_held_in_bounded_memory(family: Family) -> None:
     worker = family()
     ids = [worker.request("kit.flood", {"size": 1000}) for _ in range(4)]
