@@ -18,7 +18,7 @@ from bridge.registry import Kind as CommandKind
 from bridge.telemetry import Stats
 from bridge.wire.codec import decode_request
 from bridge.wire.framing import Frame
-from bridge.wire.messages import CancelArgs, CreditArgs, Envelope, RequestId, ToolResultArgs
+from bridge.wire.messages import MAX_COUNT, CancelArgs, CreditArgs, Envelope, RequestId, ToolResultArgs
 from bridge.wire.session import Stream
 from bridge.worker.controls import Controls
 from bridge.worker.runners import Runner
@@ -108,7 +108,7 @@ class Relay:
             if now - self._scheduler.began(stream) > AT_ONCE_S:
                 more = b',"timeout_ms":%d' % max(1, round((stream.deadline - now) * 1000))
         if stream.credit is not None:  # there may have been grants meanwhile
-            more += b',"credit":%d' % stream.credit
+            more += b',"credit":%d' % min(stream.credit, MAX_COUNT)
         # Of a key that stands there twice the last one counts.
         return line.rstrip()[:-1] + more + b"}" if more else line
 

@@ -38,6 +38,16 @@ def test_credit_granted_in_the_queue_counts(family: Family) -> None:
     assert [chunk["n"] for chunk in worker.collect("c")[:-1]] == [*range(6)]
 
 
+def test_credit_granted_in_the_queue_may_be_more_than_a_request_may_ask_for(family: Family) -> None:
+    worker = family("--max-inflight", "1")
+    worker.request("kit.hold", id="slot")
+    worker.type("started", "slot")
+    worker.request("kit.count", {"n": 6}, id="c", credit=2**31)
+    worker.control("credit", target="c", n=2**31)
+    worker.control("cancel", target="slot")
+    assert worker.collect("c")[-1]["type"] == "complete"
+
+
 def test_what_is_cancelled_in_the_queue_never_runs(family: Family) -> None:
     worker = family("--max-inflight", "1")
     worker.request("kit.hold", id="slot")
