@@ -99,7 +99,8 @@ class Crew:
     def choose(self, key: bytes) -> Child | None:
         """The least busy worker, of equals the one that has waited longest; none that knows ``key``."""
         able = [child for child in self._able() if key not in child.inflow.routes]
-        return min(able, key=lambda child: (child.load, child.turn), default=None)
+        # One that does not end what has ended for the host is stuck: having nothing to do, it would draw all.
+        return min(able, key=lambda child: (child.inflow.ghosts > 0, child.load, child.turn), default=None)
 
     def _able(self) -> Iterator[Child]:
         for child in self.children:

@@ -124,14 +124,14 @@ class Relay:
         comes ``bye``, after which nothing may be said."""
         for route in self.passed:
             if child.inflow.routes.get(route.key) is route:  # the answer is not in the block being read
-                route.kind = Kind.GHOST
+                child.inflow.drop(route)
                 self._scheduler.reply_ok(route.owner.control)
         self.passed.clear()
 
     def give_up(self) -> None:
         """The host is told without the worker: what that still says is dropped."""
         if self.child is not None:
-            self.route.kind = Kind.GHOST
+            self.child.inflow.drop(self.route)
             self.acknowledge(self.child)
             self.stream.resume_at(self.route.chunks)
             if self.sets_state:

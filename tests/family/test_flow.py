@@ -91,6 +91,17 @@ def test_a_stuck_worker_does_not_keep_the_host_waiting(family: Family) -> None:
     assert last["type"] == "result" or last["code"] == "overloaded"
 
 
+def test_a_stuck_worker_does_not_draw_what_others_could_do(family: Family) -> None:
+    worker = family("--hung-after-s", "60")
+    all_serving(worker)
+    worker.request("kit.hold", id="other")
+    worker.type("started", "other")
+    stuck = worker.request("kit.block_loop", {"seconds": 30}, timeout_ms=500)
+    assert worker.collect(stuck)[-1]["code"] == "deadline_exceeded"
+    for _ in range(3):  # the stuck one has nothing to do for the host
+        assert worker.call("kit.where", timeout_ms=5000)["type"] == "result"
+
+
 def test_an_id_may_be_used_again_at_once(family: Family) -> None:
     worker = family()
     for number in range(300):
