@@ -260,7 +260,7 @@ class Crew:
 
     def _welcome(self, child: Child) -> None:
         """Have a newborn get to work once it has spoken *and* the template has named its process, in either
-        order: one without a name could be neither retired nor killed."""
+        order: one without a name could not be killed."""
         if child.ready and child.pid is not None:
             child.behind.extend(self.state.calls())
             self._catch_up(child)
@@ -315,7 +315,7 @@ class Crew:
 
     def retire(self, child: Child) -> None:
         """Give ``child`` nothing new; it ends when it has finished."""
-        if child.state <= State.SERVING and child.pid is not None:
+        if child.state <= State.SERVING:
             child.state = State.RETIRING
             if not child.load:
                 self._see_off(child)
