@@ -99,7 +99,8 @@ class Crew:
     def choose(self, key: bytes) -> Child | None:
         """The least busy worker, of equals the one that has waited longest; none that knows ``key``."""
         able = [child for child in self._able() if key not in child.inflow.routes]
-        return min(able, key=lambda child: (child.load, child.turn), default=None)
+        # One that does not end what has ended for the host is stuck: having nothing to do, it would draw all.
+        return min(able, key=lambda child: (child.inflow.ghosts > 0, child.load, child.turn), default=None)
 
     def _able(self) -> Iterator[Child]:
         for child in self.children:
@@ -259,7 +260,7 @@ class Crew:
 
     def _welcome(self, child: Child) -> None:
         """Have a newborn get to work once it has spoken *and* the template has named its process, in either
-        order: one without a name could be neither retired nor killed."""
+        order: one without a name could not be killed."""
         if child.ready and child.pid is not None:
             child.behind.extend(self.state.calls())
             self._catch_up(child)
@@ -314,7 +315,7 @@ class Crew:
 
     def retire(self, child: Child) -> None:
         """Give ``child`` nothing new; it ends when it has finished."""
-        if child.state <= State.SERVING and child.pid is not None:
+        if child.state <= State.SERVING:
             child.state = State.RETIRING
             if not child.load:
                 self._see_off(child)

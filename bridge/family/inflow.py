@@ -83,12 +83,19 @@ class Inflow:
 
     def __init__(self) -> None:
         self.routes: dict[bytes, Route] = {}
+        #: How many of them go nowhere.
+        self.ghosts = 0
         self._tail: list[bytes] = []
         self._current: Route | None = None
 
     def add(self, route: Route) -> None:
         """Expect lines of ``route``."""
         self.routes[route.key] = route
+
+    def drop(self, route: Route) -> None:
+        """The host has been told that ``route`` ended: what still comes goes nowhere."""
+        route.kind = Kind.GHOST
+        self.ghosts += 1
 
     def feed(self, data: bytes) -> News:
         """Tell the lines apart that ``data`` completes."""
@@ -155,6 +162,7 @@ class Inflow:
                 news.own.append((route, line))
             if line.endswith(DONE):
                 del self.routes[route.key]
+                self.ghosts -= route.kind is Kind.GHOST
         return route
 
     def _end(self, route: Route, line: bytes, news: News) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from bridge.registry import Kind as CommandKind
 from bridge.telemetry import Stats
 from bridge.wire.codec import decode_request
 from bridge.wire.framing import Frame
-from bridge.wire.messages import CancelArgs, CreditArgs, Envelope, RequestId, ToolResultArgs
+from bridge.wire.messages import MAX_COUNT, CancelArgs, CreditArgs, Envelope, RequestId, ToolResultArgs
 from bridge.wire.session import Stream
 from bridge.worker.controls import Controls
 from bridge.worker.runners import Runner
@@ -58,6 +58,13 @@ class RemoteCommand(Command):
         self.state = name if state else None
 
 
+class Passed(NamedTuple):
+    """A control that the worker of its target is to answer."""
+
+    control: Envelope
+    relay: Relay
+
+
 class Relay:
     """A request that runs in a worker. Credit and tool results are passed on as lines, not by these calls."""
 
@@ -68,6 +75,8 @@ class Relay:
         self.child: Child | None = None
         self.route = Route(stream.id, Kind.HOST, self)
         self.runs = 1
+        #: Controls of this request that the worker has not answered yet.
+        self.passed: set[Route] = set()
         #: How it is to end, once it was cancelled or is past its deadline, if the worker does not say so.
         self.ending: dict[str, Any] | None = None
 
@@ -99,7 +108,7 @@ class Relay:
             if now - self._scheduler.began(stream) > AT_ONCE_S:
                 more = b',"timeout_ms":%d' % max(1, round((stream.deadline - now) * 1000))
         if stream.credit is not None:  # there may have been grants meanwhile
-            more += b',"credit":%d' % stream.credit
+            more += b',"credit":%d' % min(stream.credit, MAX_COUNT)
         # Of a key that stands there twice the last one counts.
         return line.rstrip()[:-1] + more + b"}" if more else line
 
@@ -107,12 +116,23 @@ class Relay:
         """It is to run once more, from the start, in another worker."""
         self.runs += 1
         self.child = None
+        self.passed.clear()
         self.route = Route(self.stream.id, Kind.HOST, self)
+
+    def acknowledge(self, child: Child) -> None:
+        """Answer the controls that ``child`` has not answered: the request is over, and with the last request
+        comes ``bye``, after which nothing may be said."""
+        for route in self.passed:
+            if child.inflow.routes.get(route.key) is route:  # the answer is not in the block being read
+                child.inflow.drop(route)
+                self._scheduler.reply_ok(route.owner.control)
+        self.passed.clear()
 
     def give_up(self) -> None:
         """The host is told without the worker: what that still says is dropped."""
         if self.child is not None:
-            self.route.kind = Kind.GHOST
+            self.child.inflow.drop(self.route)
+            self.acknowledge(self.child)
             self.stream.resume_at(self.route.chunks)
             if self.sets_state:
                 self._scheduler.crew.setting_interrupted(self.child)
@@ -190,8 +210,9 @@ class FamilyScheduler(Scheduler):
     def relayed(self, route: Route, line: bytes) -> None:
         """A terminal chunk has passed through."""
         relay = route.owner
-        if not isinstance(relay, Relay):
-            return  # a control's acknowledgement
+        if isinstance(relay, Passed):  # a control's acknowledgement
+            relay.relay.passed.discard(route)
+            return
         last = _decode_terminal(line)
         child, stream = relay.child, relay.stream
         assert child is not None  # it has written
@@ -201,6 +222,7 @@ class FamilyScheduler(Scheduler):
                 self.crew.setting_interrupted(child)
             elif last.type != "error":
                 self.crew.was_set(stream.command, _args_of(stream.args), child)
+        relay.acknowledge(child)
         self.sessions.release(stream)
         stream.resume_at(route.chunks)
         self.crew.let_go(child)
@@ -213,7 +235,7 @@ class FamilyScheduler(Scheduler):
             if isinstance(route.owner, Relay):
                 relays.append(route.owner)
             else:
-                self.reply_ok(route.owner)  # a control whose target has ended, like all that were there
+                self.reply_ok(route.owner.control)  # its target has ended, like all that were there
         if any(relay.sets_state for relay in relays):
             self.crew.setting = False
         again = [relay for relay in relays if self._may_run_again(relay)]
@@ -304,7 +326,9 @@ class FamilyControls(Controls):
         if request_id is not None:
             answers = answers and key_of(request_id) not in child.inflow.routes
             if answers:
-                child.inflow.add(Route(request_id, Kind.HOST, self._request))
+                route = Route(request_id, Kind.HOST, Passed(self._request, relay))
+                child.inflow.add(route)
+                relay.passed.add(route)
             else:
                 line = line.rstrip()[:-1] + b',"id":null}'
         child.send(line.replace(b"\n", b" "))

@@ -38,6 +38,16 @@ def test_credit_granted_in_the_queue_counts(family: Family) -> None:
     assert [chunk["n"] for chunk in worker.collect("c")[:-1]] == [*range(6)]
 
 
+def test_credit_granted_in_the_queue_may_be_more_than_a_request_may_ask_for(family: Family) -> None:
+    worker = family("--max-inflight", "1")
+    worker.request("kit.hold", id="slot")
+    worker.type("started", "slot")
+    worker.request("kit.count", {"n": 6}, id="c", credit=2**31)
+    worker.control("credit", target="c", n=2**31)
+    worker.control("cancel", target="slot")
+    assert worker.collect("c")[-1]["type"] == "complete"
+
+
 def test_what_is_cancelled_in_the_queue_never_runs(family: Family) -> None:
     worker = family("--max-inflight", "1")
     worker.request("kit.hold", id="slot")
@@ -81,6 +91,17 @@ def test_a_stuck_worker_does_not_keep_the_host_waiting(family: Family) -> None:
     assert last["type"] == "result" or last["code"] == "overloaded"
 
 
+def test_a_stuck_worker_does_not_draw_what_others_could_do(family: Family) -> None:
+    worker = family("--hung-after-s", "60")
+    all_serving(worker)
+    worker.request("kit.hold", id="other")
+    worker.type("started", "other")
+    stuck = worker.request("kit.block_loop", {"seconds": 30}, timeout_ms=500)
+    assert worker.collect(stuck)[-1]["code"] == "deadline_exceeded"
+    for _ in range(3):  # the stuck one has nothing to do for the host
+        assert worker.call("kit.where", timeout_ms=5000)["type"] == "result"
+
+
 def test_an_id_may_be_used_again_at_once(family: Family) -> None:
     worker = family()
     for number in range(300):
@@ -109,6 +130,37 @@ def test_tools_are_run_by_the_host(family: Family) -> None:
     for call in calls:
         worker.control("tool_result", target=call["id"], call_id=call["call_id"], value=call["args"]["n"] * 2)
     assert [worker.collect(request)[-1]["value"] for request in ids] == [0, 2, 4, 6, 8, 10]
+
+
+def test_a_control_is_answered_before_bye_whatever_its_worker_does(family: Family) -> None:
+    worker = family()
+    worker.request("kit.ask", id="a")
+    call = worker.type("tool_call", "a")
+    controls: list[dict[str, object]] = [
+        {
+            "id": "answer",
+            "command": "tool_result",
+            "args": {"target": "a", "call_id": call["call_id"], "value": 1},
+        },
+        {"command": "shutdown", "args": {"mode": "abort"}},
+    ]
+    worker.write("".join(json.dumps(control) + "\n" for control in controls).encode())
+    rest = worker.rest()  # the checker sees to it that nothing follows bye
+    assert sorted(str(chunk["id"]) for chunk in rest) == ["None", "a", "answer"]
+    assert rest[-1]["type"] == "bye"
+
+
+def test_a_control_does_not_wait_longer_than_its_target(family: Family) -> None:
+    worker = family("--workers", "2", "--hung-after-s", "60")
+    worker.request("kit.block_loop", {"seconds": 30}, id="b")
+    worker.type("started", "b")
+    time.sleep(0.2)  # until the loop is blocked: only the handler knows when
+    worker.send(id="k", command="tool_result", args={"target": "b", "call_id": "c1", "value": 1})
+    worker.control("cancel", target="b")
+    assert worker.collect("b", 3)[-1]["type"] == "cancelled"
+    assert worker.collect("k", 0.5)[-1]["type"] == "ok"
+    worker.send(id="k", command="tool_result", args={"target": "b", "call_id": "c1", "value": 1})
+    assert worker.collect("k", 0.5)[-1]["type"] == "ok", "its id is free"
 
 
 def test_a_host_that_does_not_read_is_held_in_bounded_memory(family: Family) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from tests.family.conftest import Family
-from tests.support.processes import template_of, workers_of
+from tests.support.processes import forked, template_of, threads_of, workers_of
 from tests.support.worker import PATIENCE, Worker
 
 
@@ -91,3 +91,20 @@ def test_a_worker_that_gets_sigterm_finishes_and_is_replaced(family: Family) -> 
     recycled(worker, 1)
     assert row["pid"] not in workers_of(worker)
     assert worker.process.poll() is None
+
+
+def test_a_worker_that_gets_sigterm_before_it_is_named_is_replaced(family: Family) -> None:
+    worker = family("--commands", "tests.support.late_names")
+    template = template_of(worker)
+    deadline = time.monotonic() + PATIENCE
+    while not (born := forked(worker)):
+        assert time.monotonic() < deadline
+    os.kill(template, signal.SIGSTOP)  # it has not told of that one, and does not for now
+    (pid,) = born
+    while threads_of(pid) < 2:  # what hears signals is one
+        assert time.monotonic() < deadline
+    os.kill(pid, signal.SIGTERM)
+    worker.sync()
+    os.kill(template, signal.SIGCONT)
+    recycled(worker, 1)
+    assert pid not in workers_of(worker)

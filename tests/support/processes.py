@@ -79,3 +79,8 @@ def wait_all_gone(pids: list[int], within_s: float) -> None:
 def descriptors(pid: int) -> int:
     """How many a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads_of(pid: int) -> int:
+    """How many a process has."""
+    return len(os.listdir(f"/proc/{pid}/task"))
