@@ -45,9 +45,9 @@ class Bare(Child):
 class Ours:
     """A worker, or a family of them, whose LM takes its time."""
 
-    def __init__(self, workers: int, latency_ms: int) -> None:
+    def __init__(self, workers: int, latency_ms: int, parts: int | None = None) -> None:
         self._child = bench_worker("--workers", str(workers)) if workers > 1 else bench_worker()
-        self._parts = workers * PARTS if workers > 1 else 1
+        self._parts = parts or (workers * PARTS if workers > 1 else 1)
         engine = {"engine": "instant", "latency_s": latency_ms / 1000}
         self._child.timed_lines(request_line("bench_engine", engine), 1)
 
@@ -155,8 +155,8 @@ BENCHMARKS = [
     Pair(
         "dspy.workers",
         lambda: Ours(2, 0),
-        lambda: Ours(1, 0),
-        "one worker",
+        lambda: Ours(1, 0, parts=2 * PARTS),
+        "one worker, the items in as many requests",
         Target("ratio", 1.8),
         items=4 * ITEMS,
     ),

@@ -39,8 +39,22 @@ LABELS: Final = {
     "family.pss.16": "memory of 16 workers and their family (PSS)",
     "family.replaced": "from a worker's death to an answer of the next",
     "family.cpu_batch": "a batch on two workers, the LM answering at once",
+    "dspy.gather": "one worker, at once",
+    "dspy.parallel": "the same",
+    "dspy.tuned": "the same",
+    "dspy.workers": "two workers, at once",
+    **{
+        f"dspy.50ms.{in_flight}.{way}": f"{words}, {in_flight} in flight, 50 ms"
+        for in_flight in (32, 256)
+        for way, words in {
+            "gather": "`asyncio.gather` over `acall`",
+            "parallel": "`dspy.Parallel`",
+            "one": "one worker",
+            "two": "two workers",
+        }.items()
+    },
 }
-WORKER: Final = tuple(name for name in LABELS if not name.startswith("family."))
+WORKER: Final = tuple(name for name in LABELS if not name.startswith(("family.", "dspy.")))
 #: The columns of the table of peers: the row's last name, the head, and its unit.
 PEER_FIGURES: Final = (
     ("small", "small chunks/s"),
@@ -130,7 +144,13 @@ def _peers(snapshot: Snapshot) -> str:
 
 
 def _costs(snapshot: Snapshot) -> str:
-    heads = ("", "a worker's core", "the supervisor's core", "most through one supervisor", "cores it feeds")
+    heads = (
+        "",
+        "a worker's core",
+        "the supervisor's core",
+        "most through one supervisor",
+        "cores in use when it is full",
+    )
     return _table(heads, map(_cost_line, cost_model.works(values(snapshot))))
 
 
