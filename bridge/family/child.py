@@ -52,7 +52,8 @@ class Child:
         self._home = home
         self.state = State.STARTING
         self.pid: int | None = None
-        self._pidfd: int | None = None
+        #: A descriptor of the process, where the system has such a thing.
+        self.pidfd: int | None = None
         self.inflow = Inflow()
         self.born = self.heard = loop.time()
         #: When a sign of life was asked for that has not come.
@@ -61,6 +62,8 @@ class Child:
         self.load = self.taken = self.finished = 0
         #: Grows with each request given to any worker; here, what it was for the latest one.
         self.turn = 0
+        #: Whether it takes requests although it is worn out, since nobody else can.
+        self.recalled = False
         #: Whether it has said so.
         self.ready = False
         #: Calls that set state and have not been made here yet, and whether one is being made.
@@ -158,7 +161,7 @@ class Child:
 
     def forked(self, pid: int, pidfd: int | None) -> None:
         """It is the process ``pid`` now."""
-        self.pid, self._pidfd = pid, pidfd
+        self.pid, self.pidfd = pid, pidfd
         self.theirs.close()
         self.born = self.heard = self._loop.time()
 
@@ -188,8 +191,8 @@ class Child:
         if self.state is State.GONE:
             return
         with suppress(OSError):
-            if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             elif self.pid is not None:
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -203,6 +206,6 @@ class Child:
             self._loop.remove_writer(self._ours)
         self._ours.close()
         self.theirs.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None

@@ -19,7 +19,7 @@ from bridge.family.inflow import DONE, Kind, News
 from bridge.family.member import HOST_ENDED
 from bridge.family.messages import Report
 from bridge.family.shared_state import SharedState
-from bridge.family.spawner import Spawner
+from bridge.family.spawner import Spawner, lacks_one
 from bridge.family.template_process import TemplateProcess
 from bridge.options import ServeOptions
 from bridge.wire.framing import packets_of
@@ -114,7 +114,8 @@ class Crew:
         child.load += 1
         child.taken += 1
         self._dirty.add(child)
-        if self._options.max_requests is not None and child.taken >= self._options.max_requests:
+        most = self._options.max_requests
+        if most is not None and child.taken >= most and not child.recalled:
             self.retire(child)
 
     def let_go(self, child: Child) -> None:
@@ -230,7 +231,7 @@ class Crew:
 
     def can_fork(self) -> None:
         """Have as many workers as there should be and a spare one; one more while a worn-out one finishes."""
-        while self._spawner.open and self._lacks_one():
+        while self._spawner.open and lacks_one(self.children, self.size):
             try:
                 child = Child(self._loop, self)
             except OSError as error:  # no descriptors left
@@ -238,12 +239,6 @@ class Crew:
                 return
             self.children.append(child)
             self._spawner.fork(child)
-
-    def _lacks_one(self) -> bool:
-        fresh = sum(child.state <= State.SERVING for child in self.children)
-        # Where all are worn out and busy, somebody must take what comes: then up to twice as many.
-        most = self.size + 2 if fresh else max(2 * self.size, self.size + 2)
-        return fresh <= self.size and len(self.children) < most
 
     def _fill(self) -> None:
         """Have the spare worker take the place of one that has ended."""
@@ -322,6 +317,11 @@ class Crew:
             self._fill()
             self.can_fork()
 
+    def recall(self, child: Child) -> None:
+        """Have a worn-out worker that is still busy take requests again."""
+        child.state, child.recalled = State.SERVING, True
+        self._scheduler.promote()
+
     def _see_off(self, child: Child) -> None:
         child.leave()
         self._loop.call_later(self._options.grace_ms / 1000, child.kill)
@@ -333,6 +333,8 @@ class Crew:
         self._spawner.stop()
         for child in [*self.children]:
             if not within_s:
+                if not self._spawner.open:  # nobody there to see to it that it ends
+                    child.kill()
                 child.close()
                 continue
             if child.inflow.routes:

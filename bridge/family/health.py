@@ -26,6 +26,8 @@ class Watched(Protocol):
 
     def retire(self, child: Child) -> None: ...
 
+    def recall(self, child: Child) -> None: ...
+
 
 class Health:
     """Kills workers whose loop answers nothing for ``hung_after_s``, and retires the worn out one by one."""
@@ -35,6 +37,7 @@ class Health:
         self._options = options
         self._watched = watched
         self._tick_s = min(TICK_S, options.hung_after_s / 4)
+        self._stuck: list[Child] = []
 
     def start(self) -> None:
         """Look again and again."""
@@ -45,11 +48,32 @@ class Health:
         for child in children:
             if child.state < State.LEAVING and child.pid is not None:
                 self._look_at(child, self._loop.time())
-        if all(child.state is not State.RETIRING for child in children):
-            worn = next((child for child in children if self._is_worn(child)), None)
-            if worn is not None:
-                self._watched.retire(worn)
+        self._recycle(children)
+        self._recall(children)
         self.start()
+
+    def _recycle(self, children: Sequence[Child]) -> None:
+        """Retire one that is worn out, where that takes nothing from the family: it has nothing to do, or the
+        spare worker takes its place."""
+        spare = any(child.state is State.SPARE for child in children)
+        for child in children:
+            if (spare or not child.load) and self._is_worn(child):
+                self._watched.retire(child)
+                return
+
+    def _recall(self, children: Sequence[Child]) -> None:
+        """Where all are worn out and busy since the last tick, and as many as there may be, have one of them
+        take requests again, until there is another."""
+        able = [child for child in children if child.state <= State.SERVING]
+        stuck = [] if able else [child for child in children if child.state is State.RETIRING]
+        if stuck and stuck == self._stuck:
+            log.warning("all workers have reached a limit and are busy: one takes requests again")
+            self._watched.recall(min(stuck, key=lambda child: child.load))
+        self._stuck = stuck
+        if any(not child.recalled for child in able):
+            for child in able:
+                if child.recalled:
+                    self._watched.retire(child)
 
     def _look_at(self, child: Child, now: float) -> None:
         if child.stalled:
@@ -65,7 +89,7 @@ class Health:
 
     def _is_worn(self, child: Child) -> bool:
         options = self._options
-        if child.state is not State.SERVING:
+        if child.state is not State.SERVING or child.recalled:
             return False
         if options.max_age_s is not None and child.age > options.max_age_s:
             return True

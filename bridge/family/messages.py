@@ -10,6 +10,8 @@ import msgspec
 
 #: Asks for a worker; the socket it is to have comes along.
 FORK: Final = b"fork"
+#: Tells of a worker that an earlier template has forked; its pidfd comes along.
+ADOPT: Final = b"adopt"
 #: The longest message: the commands' names, which come first, and any other. (Python makes a buffer of that
 #: size for each, and one of a megabyte costs half a millisecond.)
 FIRST_BYTES: Final = 1 << 20

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
 
-from bridge.family.child import Child
+from bridge.family.child import Child, State
 from bridge.family.messages import Report
 from bridge.family.template_process import TemplateProcess
 
@@ -25,7 +26,10 @@ NEWBORN_S: Final = 1.0
 
 
 class Family(Protocol):
-    """What a spawner tells."""
+    """What a spawner tells, and the workers that there are."""
+
+    @property
+    def children(self) -> Sequence[Child]: ...
 
     def commands_known(self, report: Report) -> None:
         """The template has loaded the commands."""
@@ -138,6 +142,9 @@ class Spawner:
             self._loop.call_later(MAX_BACKOFF_S, self._restart)
             return
         self._template.attach(self._loop, self._reported, self._template_ended)
+        for child in self._family.children:
+            if child.pidfd is not None:
+                self._template.adopt(child.pidfd)
 
     def _forget_unborn(self) -> None:
         while self._unborn:
@@ -181,6 +188,14 @@ class Spawner:
         self._pause = None
         if self.open:
             self._family.can_fork()
+
+
+def lacks_one(children: Sequence[Child], size: int) -> bool:
+    """Whether there should be another process: so many workers and a spare one, one more while a worn-out
+    worker finishes, and up to twice as many where all of them do: somebody must take what comes."""
+    fresh = sum(child.state <= State.SERVING for child in children)
+    most = size + 2 if fresh else max(2 * size, size + 2)
+    return fresh <= size and len(children) < most
 
 
 def _backoff_s(times: int) -> float:

@@ -39,6 +39,8 @@ class Template:
         self._control = socket.socket(fileno=control)
         self._control.setblocking(False)
         self._children: set[int] = set()
+        #: The pidfds of workers that an earlier template has forked.
+        self._adopted: list[int] = []
         self._signals, self._wake = socket.socketpair()
 
     def run(self) -> int:
@@ -95,6 +97,8 @@ class Template:
         elif message == FORK and fd is not None:
             self._fork(fd)
             os.close(fd)
+        elif fd is not None:  # ADOPT
+            self._adopted.append(fd)
         return bool(message)
 
     def _fork(self, fd: int) -> None:
@@ -104,6 +108,8 @@ class Template:
             self._tell(Report(not_born=error.strerror))
             return
         if pid == 0:
+            for pidfd in self._adopted:
+                os.close(pidfd)
             self._be_worker(fd)
         self._children.add(pid)
         report = msgspec.json.encode(Report(born=pid))
@@ -144,10 +150,18 @@ class Template:
         (a C call that never lets go of the GIL)."""
         poll = select.poll()
         poll.register(self._signals, select.POLLIN)
+        for pidfd in self._adopted:
+            poll.register(pidfd, select.POLLIN)
         until = time.monotonic() + LEAVE_S
-        while self._children and (left := until - time.monotonic()) > 0:
-            poll.poll(left * 1000)
+        while (self._children or self._adopted) and (left := until - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                if fd in self._adopted:
+                    poll.unregister(fd)
+                    self._adopted.remove(fd)
             self._reap()
+        for pidfd in self._adopted:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
         for pid in self._children:

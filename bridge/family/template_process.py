@@ -16,7 +16,7 @@ import msgspec
 
 from bridge.cli.usage import Usage
 from bridge.family import VARIABLE
-from bridge.family.messages import FIRST_BYTES, FORK, MESSAGE_BYTES, Report, receive
+from bridge.family.messages import ADOPT, FIRST_BYTES, FORK, MESSAGE_BYTES, Report, receive
 
 _decode: Final = msgspec.json.Decoder(Report).decode
 
@@ -54,10 +54,15 @@ class TemplateProcess:
 
     def fork(self, fd: int) -> None:
         """Ask for a worker on the socket ``fd``; ``born`` is the answer. One at a time."""
-        try:
-            socket.send_fds(self._control, [FORK], [fd])
-        except OSError:
-            return  # it is at its end: that is told soon
+        self._send(FORK, fd)
+
+    def adopt(self, pidfd: int) -> None:
+        """Have it see to the end of a worker that an earlier one has forked."""
+        self._send(ADOPT, pidfd)
+
+    def _send(self, message: bytes, fd: int) -> None:
+        with suppress(OSError):  # it is at its end: that is told soon
+            socket.send_fds(self._control, [message], [fd])
 
     def close(self) -> None:
         """Let it go: it ends, and before it the workers that have not ended."""

@@ -14,7 +14,7 @@ import pytest
 from bridge.cli.cores import usable_cores
 from tests.conformance.kit import load_cases, run_case
 from tests.family.conftest import WITHOUT_DSPY, Family
-from tests.support.processes import everybody, template_of, wait_all_gone, workers_of
+from tests.support.processes import everybody, forked, template_of, wait_all_gone, workers_of
 from tests.support.worker import PATIENCE, ROOT, command_line, environment, run, types
 
 # A gate is one process's: what waits there and what opens it may be in two workers of a family.
@@ -203,6 +203,34 @@ def test_nothing_outlives_a_supervisor_that_is_killed(family: Family, command: s
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     wait_all_gone(pids, 2.0)
+
+
+@pytest.mark.parametrize("end", ["kill", "host gone", "two signals"])
+def test_nothing_of_an_earlier_template_outlives_the_family(family: Family, end: str) -> None:
+    """Workers whose template has died are the next one's to end, stuck as they are."""
+    worker = family()
+    first, second = workers_of(worker)
+    (spare,) = {*forked(worker)} - {first, second}
+    os.kill(template_of(worker), signal.SIGKILL)
+    while worker.call("stats")["family"]["template_restarts"] != 1:
+        pass
+    os.kill(first, signal.SIGKILL)
+    while "spare" not in [row["state"] for row in worker.call("stats")["workers"]]:
+        pass  # until the new template has forked
+    for _ in range(2):
+        worker.type("started", worker.request("kit.hold_gil", {"seconds": 20}))
+    if end == "kill":
+        os.kill(worker.pid, signal.SIGKILL)
+    elif end == "host gone":
+        worker.stdin.close()
+        worker.stdout.close()
+    else:
+        worker.terminate()
+        while "code" not in worker.call("ping"):
+            pass
+        worker.terminate()
+    worker.wait()
+    wait_all_gone([second, spare], 2.0)
 
 
 def test_nothing_outlives_a_host_that_is_gone(family: Family) -> None:

@@ -70,6 +70,19 @@ def test_no_more_than_one_more_process_than_workers(family: Family) -> None:
         assert worker.collect(f"h{number}")[-1]["type"] == "cancelled"
 
 
+def test_a_long_stream_in_a_worn_out_worker_does_not_keep_the_others(family: Family) -> None:
+    worker = family("--max-age-s", "0.2", "--hung-after-s", "1")
+    worker.request("kit.hold", {"gate": "g"}, id="long")
+    worker.type("started", "long")
+    old = {*workers_of(worker)}
+    deadline = time.monotonic() + PATIENCE
+    while recycled(worker, 6)["died"] or len(left := old & {*forked(worker)}) > 1:
+        assert time.monotonic() < deadline
+    worker.control("cancel", target="long")
+    assert worker.collect("long")[-1]["type"] == "cancelled"
+    assert len(left) == 1, "the one with the stream"
+
+
 def test_a_worker_that_has_grown_is_replaced(family: Family) -> None:
     worker = family("--max-rss-mb", "200")
     assert worker.call("kit.grow", {"mb": 250})["type"] == "result"

@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from bridge.family.template_process import TemplateProcess
 from tests.family.conftest import WITHOUT_DSPY
 from tests.family.conftest import Family as Families
 from tests.support.processes import all_serving, children, template_of, wait_all_gone
-from tests.support.worker import ROOT, types
+from tests.support.worker import PATIENCE, ROOT, types
 
 
 @contextmanager
@@ -75,6 +77,23 @@ def test_somebody_takes_requests_where_all_are_worn_out_and_busy(family: Familie
     for number in range(3):
         worker.control("cancel", target=number)
         assert worker.collect(number)[-1]["type"] == "cancelled"
+
+
+def test_somebody_takes_requests_where_no_more_processes_may_be(family: Families) -> None:
+    worker = family("--max-requests", "2", "--hung-after-s", "1")
+    for number in range(4):
+        worker.request("kit.hold", {"gate": str(number)}, id=number)
+        worker.type("started", number)
+        worker.call("kit.where", timeout_ms=20_000)
+    held = [worker.request("kit.echo", timeout_ms=20_000) for _ in range(20)]
+    assert [worker.collect(request)[-1]["type"] for request in held] == ["result"] * 20
+    assert "takes requests again" in worker.log()
+    for number in range(4):
+        worker.control("cancel", target=number)
+        assert worker.collect(number)[-1]["type"] == "cancelled"
+    deadline = time.monotonic() + PATIENCE
+    while max(Counter(worker.call("kit.where")["pid"] for _ in range(12)).values()) > 2:
+        assert time.monotonic() < deadline, "the limit does not hold again"
 
 
 def test_the_pause_between_forks_has_a_bound() -> None:
