@@ -52,6 +52,8 @@ class Child:
         self._home = home
         self.state = State.STARTING
         self.pid: int | None = None
+        #: Which of the templates has forked it.
+        self.template = 0
         self._pidfd: int | None = None
         self.inflow = Inflow()
         self.born = self.heard = loop.time()
@@ -156,9 +158,9 @@ class Child:
 
     # ---- the process ---------------------------------------------------------------------------
 
-    def forked(self, pid: int, pidfd: int | None) -> None:
+    def forked(self, pid: int, pidfd: int | None, template: int) -> None:
         """It is the process ``pid`` now."""
-        self.pid, self._pidfd = pid, pidfd
+        self.pid, self._pidfd, self.template = pid, pidfd, template
         self.theirs.close()
         self.born = self.heard = self._loop.time()
 

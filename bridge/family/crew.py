@@ -334,7 +334,7 @@ class Crew:
         self._spawner.stop()
         for child in [*self.children]:
             if not within_s:
-                child.close()
+                self._spawner.abandon(child)
                 continue
             if child.inflow.routes:
                 child.send(b'{"command":"shutdown","args":{"mode":"abort"}}')

@@ -90,6 +90,13 @@ class Spawner:
             self._template.close()
             self._template.wait(wait_s)
 
+    def abandon(self, child: Child) -> None:
+        """Let ``child`` end by itself, with a moment to clean up. Its template ends it if it is stuck; one
+        whose template is dead can not have that moment."""
+        if child.template != self.restarts:
+            child.kill()
+        child.close()
+
     # ---- the template --------------------------------------------------------------------------
 
     def _ask(self) -> None:
@@ -106,7 +113,7 @@ class Spawner:
             self._family.can_fork()
         elif report.born is not None:
             child = self._unborn.popleft()
-            child.forked(report.born, pidfd)
+            child.forked(report.born, pidfd, self.restarts)
             self._family.born(child)
             self._ask()
         elif report.not_born is not None:

@@ -104,7 +104,7 @@ def test_the_number_of_a_process_that_has_ended_is_not_signalled() -> None:
     loop = asyncio.new_event_loop()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as another:
         child = Child(loop, cast(Home, None))
-        child.forked(another.pid, os.pidfd_open(another.pid))
+        child.forked(another.pid, os.pidfd_open(another.pid), 0)
         child.close()
         child.kill()
         another.communicate(b"\n")
