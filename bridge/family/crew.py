@@ -215,7 +215,8 @@ class Crew:
 
     def _caught_up(self, child: Child, command: str, answer: Any) -> None:
         child.catching_up = False
-        if answer is not None and answer["type"] in ("error", "cancelled"):
+        failed = answer is not None and answer["type"] in ("error", "cancelled")
+        if failed and child.state <= State.SERVING:  # of one that ends it is no news
             # It went well in another worker. A new one may do better; if not, its requests will tell.
             log.error("%r failed in worker %s only: %s", command, child.pid, answer.get("error"))
             if child.state is not State.STARTING:
@@ -333,9 +334,7 @@ class Crew:
         self._spawner.stop()
         for child in [*self.children]:
             if not within_s:
-                if not self._spawner.open:  # nobody there to see to it that it ends
-                    child.kill()
-                child.close()
+                self._spawner.abandon(child)
                 continue
             if child.inflow.routes:
                 child.send(b'{"command":"shutdown","args":{"mode":"abort"}}')

@@ -94,6 +94,13 @@ class Spawner:
             self._template.close()
             self._template.wait(wait_s)
 
+    def abandon(self, child: Child) -> None:
+        """Let ``child`` end by itself, with a moment to clean up: the template ends it if it is stuck.
+        Without one it can not have that moment."""
+        if not self._warm:
+            child.kill()
+        child.close()
+
     # ---- the template --------------------------------------------------------------------------
 
     def _ask(self) -> None:

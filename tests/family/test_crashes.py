@@ -177,6 +177,22 @@ def test_the_death_of_the_template_touches_no_request(family: Family) -> None:
     assert worker.call("kit.where")["type"] == "result"
 
 
+def test_nothing_outlives_a_host_that_is_gone_although_its_template_does_not_live(family: Family) -> None:
+    worker = family()
+    before = workers_of(worker)
+    worker.request("kit.hold_gil", {"seconds": 30}, id="stuck")
+    worker.type("started", "stuck")
+    time.sleep(0.2)  # until the lock is held: only the handler knows when
+    os.kill(template_of(worker), signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while worker.call("stats")["family"]["template_restarts"] != 1:
+        assert time.monotonic() < deadline
+    worker.stdin.close()
+    worker.stdout.close()
+    assert worker.wait() == 3
+    wait_all_gone(before, 1.0)
+
+
 def test_deaths_leak_nothing(family: Family) -> None:
     worker = family()
     for _ in range(4):

@@ -28,6 +28,16 @@ def test_a_setting_that_was_cancelled_leaves_no_worker_unlike(family: Family) ->
     assert len({*all_serving(worker)} & before) == 1
 
 
+def test_an_abort_while_the_others_follow_is_no_failure_of_theirs(family: Family) -> None:
+    worker = family()
+    all_serving(worker)
+    assert worker.call("fam.set", {"value": 1, "pause_s": 1})["type"] == "result"
+    worker.control("shutdown", mode="abort")
+    assert worker.rest()[-1]["type"] == "bye"
+    assert worker.wait() == 0
+    assert "failed" not in worker.final_log()
+
+
 def test_what_is_set_together_may_be_longer_than_a_line(family: Family) -> None:
     worker = family("--max-line-bytes", "20000")
     worker.call("fam.set", {"value": "v" * 15_000})
