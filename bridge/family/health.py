@@ -93,4 +93,12 @@ class Health:
             return False
         if options.max_age_s is not None and child.age > options.max_age_s:
             return True
-        return options.max_rss_mb is not None and child.rss_bytes() > options.max_rss_mb * MIB
+        if options.max_rss_mb is None or child.rss_bytes() <= options.max_rss_mb * MIB:
+            return False
+        if not child.taken:
+            log.warning(
+                "worker %s has done nothing yet and is over --max-rss-mb %d: the limit is too low",
+                child.pid,
+                options.max_rss_mb,
+            )
+        return True

@@ -94,6 +94,12 @@ def test_a_worker_that_has_grown_is_replaced(family: Family) -> None:
     assert grown not in workers_of(worker)
 
 
+def test_a_limit_below_what_a_worker_needs_is_told(family: Family) -> None:
+    worker = family("--max-rss-mb", "5", "--hung-after-s", "1")
+    recycled(worker, 2)
+    assert "the limit is too low" in worker.log()
+
+
 def test_a_worker_that_gets_sigterm_finishes_and_is_replaced(family: Family) -> None:
     worker = family()
     worker.request("kit.count", {"n": 100, "pause_ms": 10}, id="long")
