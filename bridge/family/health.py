@@ -14,6 +14,8 @@ log = logging.getLogger("bridge.family")
 
 #: How often that is looked at, at most, in seconds.
 TICK_S: Final = 2.0
+#: How often, in seconds, that somebody takes requests at all.
+RECALL_S: Final = 0.25
 
 
 class Watched(Protocol):
@@ -42,6 +44,7 @@ class Health:
     def start(self) -> None:
         """Look again and again."""
         self._loop.call_later(self._tick_s, self._tick)
+        self._loop.call_later(RECALL_S, self._recall)
 
     def _tick(self) -> None:
         children = self._watched.children
@@ -49,8 +52,7 @@ class Health:
             if child.state < State.LEAVING and child.pid is not None:
                 self._look_at(child, self._loop.time())
         self._recycle(children)
-        self._recall(children)
-        self.start()
+        self._loop.call_later(self._tick_s, self._tick)
 
     def _recycle(self, children: Sequence[Child]) -> None:
         """Retire one that is worn out, where that takes nothing from the family: it has nothing to do, or the
@@ -61,9 +63,10 @@ class Health:
                 self._watched.retire(child)
                 return
 
-    def _recall(self, children: Sequence[Child]) -> None:
-        """Where all are worn out and busy since the last tick, and as many as there may be, have one of them
+    def _recall(self) -> None:
+        """Where all are worn out and busy since the last look, and as many as there may be, have one of them
         take requests again, until there is another."""
+        children = self._watched.children
         able = [child for child in children if child.state <= State.SERVING]
         stuck = [] if able else [child for child in children if child.state is State.RETIRING]
         if stuck and stuck == self._stuck:
@@ -74,6 +77,7 @@ class Health:
             for child in able:
                 if child.recalled:
                     self._watched.retire(child)
+        self._loop.call_later(RECALL_S, self._recall)
 
     def _look_at(self, child: Child, now: float) -> None:
         if child.stalled:
