@@ -316,6 +316,7 @@ class Crew:
             if not child.load:
                 self._see_off(child)
             self._fill()
+            self._loop.call_soon(self._scheduler.promote)  # the spare one may be able to, if no other was
             self.can_fork()
 
     def recall(self, child: Child) -> None:

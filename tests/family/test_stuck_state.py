@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from tests.family.conftest import Family
 from tests.family.test_shared_state import seen_everywhere
-from tests.support.processes import all_serving, kill_workers
+from tests.support.processes import all_serving, kill_workers, template_of, workers_of
 
 
 def test_a_setting_that_is_stuck_does_not_keep_the_family_waiting(family: Family) -> None:
@@ -36,6 +39,25 @@ def test_an_abort_while_the_others_follow_is_no_failure_of_theirs(family: Family
     assert worker.rest()[-1]["type"] == "bye"
     assert worker.wait() == 0
     assert "failed" not in worker.final_log()
+
+
+def test_the_spare_worker_takes_what_waits_when_one_that_follows_is_retired(family: Family) -> None:
+    worker = family()
+    pids = all_serving(worker)
+    workers_of(worker)
+    slow = worker.request("fam.set", {"value": 1, "pause_s": 4})
+    while not (lead := [row["pid"] for row in worker.call("stats")["workers"] if row["in_flight"]]):
+        pass
+    worker.collect(slow)
+    worker.call("fam.set", {"value": 2, "pause_s": 0})  # a newborn needs no more than this
+    os.kill(lead[0], signal.SIGTERM)
+    assert lead[0] not in workers_of(worker), "those that serve follow, the spare one is new and able"
+    os.kill(template_of(worker), signal.SIGSTOP)  # no birth is to wake what waits
+    waits = worker.request("fam.get")
+    worker.sync()
+    os.kill(next(pid for pid in pids if pid not in lead), signal.SIGTERM)
+    assert worker.collect(waits, 2)[-1]["state"]["default"]["value"] == 2
+    os.kill(template_of(worker), signal.SIGCONT)
 
 
 def test_what_is_set_together_may_be_longer_than_a_line(family: Family) -> None:
