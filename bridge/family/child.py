@@ -64,7 +64,7 @@ class Child:
         self.turn = 0
         #: Whether it takes requests although it is worn out, since nobody else can.
         self.recalled = False
-        #: Whether it has said so.
+        #: Whether it has said that it is ready.
         self.ready = False
         #: Calls that set state and have not been made here yet, and whether one is being made.
         self.behind: deque[tuple[str, Any]] = deque()

@@ -12,9 +12,9 @@ from bridge.options import MIB, ServeOptions
 
 log = logging.getLogger("bridge.family")
 
-#: How often that is looked at, at most, in seconds.
+#: How often life and limits are looked at, at most, in seconds.
 TICK_S: Final = 2.0
-#: How often, in seconds, that somebody takes requests at all.
+#: How often it is looked at, in seconds, whether anybody takes requests.
 RECALL_S: Final = 0.25
 
 
